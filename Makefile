@@ -1,0 +1,47 @@
+# Everything runs in two virtual environments that this file builds: .venv has the newest Synapse, and
+# the tests, the linters and the demo run in it; .venv-oldest has the oldest Synapse that is supported,
+# and only servers run in it.
+
+PYTHON ?= python3
+OLDEST_SYNAPSE := 1.151.0
+VENV := .venv
+VENV_OLDEST := .venv-oldest
+# Files in tests/ are given to one worker each, since servers are shared within a file.
+PYTEST_ARGS ?= -n 2 --dist loadfile
+
+.PHONY: venv lint format test demo clean
+
+venv: $(VENV)/.stamp $(VENV_OLDEST)/.stamp
+
+$(VENV)/.stamp: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip setuptools
+	$(VENV)/bin/python -m pip install --quiet --upgrade matrix-synapse --editable '.[test,lint]'
+	touch $@
+
+# After the other one: two builds of one source tree at a time get into each other's way.
+$(VENV_OLDEST)/.stamp: setup.cfg pyproject.toml $(VENV)/.stamp
+	$(PYTHON) -m venv $(VENV_OLDEST)
+	$(VENV_OLDEST)/bin/python -m pip install --quiet --upgrade pip setuptools
+	$(VENV_OLDEST)/bin/python -m pip install --quiet matrix-synapse==$(OLDEST_SYNAPSE) psycopg2-binary --editable .
+	touch $@
+
+lint: $(VENV)/.stamp
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+format: $(VENV)/.stamp
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+test: venv lint
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS) tests
+
+# Keeps two servers up until Ctrl-C; with ONCE=1 it ends after the proof.
+demo: $(VENV)/.stamp
+	$(VENV)/bin/python -m demo
+
+clean:
+	rm -rf $(VENV) $(VENV_OLDEST) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
