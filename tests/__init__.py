@@ -1,0 +1,1 @@
+"""Tests, and the harness of real servers that the demo and the benchmark use too."""
