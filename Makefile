@@ -13,14 +13,14 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 
 venv: $(VENV)/.stamp $(VENV_OLDEST)/.stamp
 
-$(VENV)/.stamp: setup.cfg pyproject.toml
+$(VENV)/.stamp: setup.cfg
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip setuptools
 	$(VENV)/bin/python -m pip install --quiet --upgrade matrix-synapse --editable '.[test,lint]'
 	touch $@
 
 # After the other one: two builds of one source tree at a time get into each other's way.
-$(VENV_OLDEST)/.stamp: setup.cfg pyproject.toml $(VENV)/.stamp
+$(VENV_OLDEST)/.stamp: setup.cfg $(VENV)/.stamp
 	$(PYTHON) -m venv $(VENV_OLDEST)
 	$(VENV_OLDEST)/bin/python -m pip install --quiet --upgrade pip setuptools
 	$(VENV_OLDEST)/bin/python -m pip install --quiet matrix-synapse==$(OLDEST_SYNAPSE) psycopg2-binary --editable .

@@ -48,8 +48,8 @@ class Postgres:
             "listen_addresses": "",
             "unix_socket_directories": str(self.folder),
             "max_connections": "200",
-            # The cluster need not outlive a crash of the machine. One of PostgreSQL alone it does, as
-            # long as commits are synchronous.
+            # The cluster need not outlive a crash of the machine. A crash of PostgreSQL alone loses
+            # nothing as long as commits are synchronous.
             "fsync": "off",
             "full_page_writes": "off",
         }
