@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,15 +157,17 @@ server = Server(Path({str(tmp_path)!r}), modules=[]).start()
 postgres = Postgres()
 postgres.start()
 postmaster = (postgres.folder / "data" / "postmaster.pid").read_text().split()[0]
-print(server.pid, postmaster, flush=True)
+print(postgres.folder, server.pid, postmaster, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     starter = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True
     )
     assert starter.returncode == -signal.SIGKILL, starter.stderr
-    for pid in map(int, starter.stdout.split()):
+    folder, *pids = starter.stdout.split()
+    for pid in map(int, pids):
         wait_for(lambda pid=pid: not _runs(pid), timeout=10, what=f"{pid} to end")  # type: ignore[misc]
+    shutil.rmtree(folder)
 
 
 def _runs(pid: int) -> bool:
