@@ -1,0 +1,169 @@
+"""Whether this Synapse's insides are those that the adapter was written against.
+
+Every private or internal symbol that `adapter` calls is named here with the parameters
+that it is called with, as read in Synapse 1.151.0 and 1.163.2.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
+
+from synapse_rejection_repair.errors import UnsupportedSynapse
+
+_EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    (
+        "synapse.storage.databases.main.events",
+        "PersistEventsStore._persist_events_txn",
+        ("txn", "room_id", "events_and_contexts"),
+    ),
+    (
+        "synapse.storage.databases.main.events",
+        "PersistEventsStore._update_forward_extremities_txn",
+        ("txn", "room_id", "new_forward_extremities", "max_stream_order"),
+    ),
+    (
+        "synapse.storage.databases.main.events",
+        "PersistEventsStore._store_room_message_txn",
+        ("txn", "event"),
+    ),
+    (
+        "synapse.storage.databases.main.events",
+        "PersistEventsStore._store_room_topic_txn",
+        ("txn", "event"),
+    ),
+    (
+        "synapse.storage.databases.main.events",
+        "PersistEventsStore._store_room_name_txn",
+        ("txn", "event"),
+    ),
+    (
+        "synapse.storage.controllers.persist_events",
+        "EventsPersistenceStorageController._update_current_state",
+        ("room_id", "_task"),
+    ),
+    (
+        "synapse.storage.controllers.persist_events",
+        "EventsPersistenceStorageController.update_current_state",
+        ("room_id",),
+    ),
+    (
+        "synapse.storage.databases.state.deletion",
+        "StateDeletionDataStore.persisting_state_group_references",
+        ("event_and_contexts",),
+    ),
+    (
+        "synapse.storage.databases.main.cache",
+        "CacheInvalidationWorkerStore._invalidate_cache_and_stream",
+        ("txn", "cache_func", "keys"),
+    ),
+    (
+        "synapse.storage.databases.main.cache",
+        "CacheInvalidationWorkerStore._invalidate_cache_and_stream_bulk",
+        ("txn", "cache_func", "key_tuples"),
+    ),
+    (
+        "synapse.storage.databases.main.keys",
+        "KeyStore.get_server_keys_json",
+        ("server_name_and_key_ids",),
+    ),
+    (
+        "synapse.storage.controllers.state",
+        "StateStorageController.get_state_for_groups",
+        ("groups", "state_filter"),
+    ),
+    (
+        "synapse.handlers.federation_event",
+        "FederationEventHandler.persist_events_and_notify",
+        ("room_id", "event_and_contexts", "backfilled"),
+    ),
+    (
+        "synapse.handlers.event_auth",
+        "EventAuthHandler.compute_auth_events",
+        ("event", "current_state_ids", "for_verification"),
+    ),
+    (
+        "synapse.state",
+        "StateHandler.compute_event_context",
+        ("event", "state_ids_before_event", "partial_state"),
+    ),
+    (
+        "synapse.state.v1",
+        "resolve_events_with_store",
+        ("room_id", "room_version", "state_sets", "event_map", "state_map_factory"),
+    ),
+    (
+        "synapse.state.v2",
+        "resolve_events_with_store",
+        ("clock", "room_id", "room_version", "state_sets", "event_map", "state_res_store"),
+    ),
+    (
+        "synapse.event_auth",
+        "check_state_independent_auth_rules",
+        ("store", "event", "batched_auth_events"),
+    ),
+    ("synapse.event_auth", "check_state_dependent_auth_rules", ("event", "auth_events")),
+    ("synapse.event_auth", "validate_event_for_room_version", ("event",)),
+    ("synapse.event_auth", "auth_types_for_event", ("room_version", "event")),
+    (
+        "synapse.events",
+        "make_event_from_dict",
+        ("event_dict", "room_version", "internal_metadata_dict", "rejected_reason"),
+    ),
+    (
+        "synapse.events.snapshot",
+        "EventContext.with_state",
+        (
+            "storage",
+            "state_group",
+            "state_group_before_event",
+            "state_delta_due_to_event",
+            "partial_state",
+            "state_group_deltas",
+        ),
+    ),
+    (
+        "synapse.federation.federation_base",
+        "_check_sigs_on_pdu",
+        ("keyring", "room_version", "pdu"),
+    ),
+    ("synapse.crypto.event_signing", "check_event_content_hash", ("event",)),
+    ("synapse.events.utils", "prune_event", ("event",)),
+    ("synapse.http.server", "JsonResource._async_render", ("request",)),
+    ("synapse.rest.admin._base", "assert_requester_is_admin", ("auth", "request")),
+    ("synapse.notifier", "Notifier.on_new_event", ("stream_key", "new_token", "rooms")),
+    ("synapse.notifier", "Notifier.notify_replication", ()),
+)
+
+
+def differences() -> list[str]:
+    """What of the symbols that the adapter calls is missing or called otherwise here."""
+    return [
+        difference
+        for module, name, parameters in _EXPECTED
+        if (difference := _difference(module, name, parameters)) is not None
+    ]
+
+
+def unsupported() -> UnsupportedSynapse | None:
+    """The error that says why this Synapse is not supported, `None` if it is."""
+    found = differences()
+    return UnsupportedSynapse(tuple(found)) if found else None
+
+
+def _difference(module: str, name: str, parameters: Iterable[str]) -> str | None:
+    symbol: Any
+    try:
+        symbol = import_module(module)
+        for part in name.split("."):
+            symbol = getattr(symbol, part)
+    except (ImportError, AttributeError):
+        return f"{module}.{name} is missing"
+    try:
+        present = inspect.signature(symbol).parameters
+    except (TypeError, ValueError):
+        return None  # Written in Rust: it does not tell.
+    missing = [p for p in parameters if p not in present]
+    return f"{module}.{name} has no parameter {', '.join(missing)}" if missing else None

@@ -1,0 +1,80 @@
+"""Running queries on Synapse's main database, in batches and off the reactor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, TypeVar
+
+from synapse.server import HomeServer
+from synapse.storage.database import DatabasePool, LoggingTransaction, make_in_list_sql_clause
+
+T = TypeVar("T")
+BATCH = 500
+"""How many ids one query names at most."""
+
+
+def batches(items: Iterable[T], size: int = BATCH) -> Iterator[list[T]]:
+    """Cuts any iterable into lists of at most `size` items."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+class Database:
+    """Synapse's main database.
+
+    Args:
+        hs: the homeserver.
+    """
+
+    def __init__(self, hs: HomeServer) -> None:
+        self.pool: DatabasePool = hs.get_datastores().main.db_pool
+        self.engine = self.pool.engine
+
+    async def run(self, desc: str, func: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Runs a function in a transaction, in a database thread.
+
+        Args:
+            desc: what Synapse's metrics and logs call the transaction.
+            *args: what else the function is called with.
+            **kwargs: likewise.
+            func: called with the transaction and the arguments; may be called again
+                where the database asks for it, so it must not keep anything in memory.
+        """
+        result: T = await self.pool.runInteraction(
+            f"rejection_repair_{desc}", func, *args, **kwargs
+        )
+        return result
+
+    async def rows(self, desc: str, sql: str, args: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """The rows of one query."""
+
+        def query(txn: LoggingTransaction) -> list[tuple[Any, ...]]:
+            txn.execute(sql, args)
+            return txn.fetchall()
+
+        return await self.run(desc, query)
+
+    async def rows_of(
+        self, desc: str, sql: str, ids: Collection[str], column: str, *, tail: str = ""
+    ) -> list[tuple[Any, ...]]:
+        """The rows of a query that ends in a list of ids, a batch of ids at a time.
+
+        Args:
+            desc: what the transaction is called.
+            sql: the query up to the condition on the column.
+            ids: the ids.
+            column: the column that holds them.
+            tail: what follows the condition.
+        """
+        found: list[tuple[Any, ...]] = []
+        for batch in batches(dict.fromkeys(ids)):
+            clause, args = self.in_list(column, batch)
+            found += await self.rows(desc, f"{sql} {clause} {tail}", args)
+        return found
+
+    def in_list(self, column: str, ids: Collection[str]) -> tuple[str, list[Any]]:
+        """The SQL condition that a column holds one of the ids, and its arguments."""
+        clause, args = make_in_list_sql_clause(self.engine, column, ids)
+        return clause, list(args)

@@ -1,0 +1,203 @@
+"""Finding what a room's accepted events lack, by one pass over the room in small queries."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import attr
+from synapse.storage._base import db_to_json
+from synapse.storage.database import LoggingTransaction
+from synapse.storage.engines import PostgresEngine
+
+from synapse_rejection_repair.adapter.database import Database, batches
+from synapse_rejection_repair.adapter.nodes import references
+from synapse_rejection_repair.domain.health import Finding
+from synapse_rejection_repair.domain.model import StateIds, StateKey
+from synapse_rejection_repair.ports import Clock, StateReader
+
+_SCAN = 1000
+"""How many of a room's events one query looks at."""
+
+_SEARCHED = {"m.room.message": "body", "m.room.topic": "topic", "m.room.name": "name"}
+"""The content field that Synapse indexes for each type.
+
+Mirrors `PersistEventsStore._store_room_message_txn`, `_store_room_topic_txn` and
+`_store_room_name_txn` (read in Synapse 1.151.0 and 1.163.2).
+"""
+
+DAMAGE = (
+    Finding.MISSING_EDGES,
+    Finding.MISSING_STATE_GROUP,
+    Finding.MISSING_STATE_ROW,
+    Finding.MISSING_MEMBERSHIP,
+)
+"""What only receiving the event anew mends."""
+
+_WINDOW = """
+    SELECT event_id, stream_ordering, type, sender FROM events
+    WHERE room_id = ? AND stream_ordering > ? ORDER BY stream_ordering LIMIT ?"""
+
+_LACKING = f"""
+    SELECT e.event_id, e.type, ej.json, esg.state_group IS NULL, se.event_id IS NULL,
+           rm.event_id IS NULL,
+           NOT EXISTS (SELECT 1 FROM event_edges AS ee WHERE ee.event_id = e.event_id)
+    FROM ({_WINDOW}) AS w
+    INNER JOIN events AS e ON e.event_id = w.event_id
+    INNER JOIN event_json AS ej ON ej.event_id = e.event_id
+    LEFT JOIN rejections AS r ON r.event_id = e.event_id
+    LEFT JOIN event_to_state_groups AS esg ON esg.event_id = e.event_id
+    LEFT JOIN state_events AS se ON se.event_id = e.event_id
+    LEFT JOIN room_memberships AS rm ON rm.event_id = e.event_id
+    WHERE r.event_id IS NULL AND NOT e.outlier AND (
+        esg.state_group IS NULL
+        OR (e.state_key IS NOT NULL AND se.event_id IS NULL)
+        OR (e.type = 'm.room.member' AND e.state_key IS NOT NULL AND rm.event_id IS NULL)
+        OR (e.type <> 'm.room.create'
+            AND NOT EXISTS (SELECT 1 FROM event_edges AS ee WHERE ee.event_id = e.event_id))
+    )"""
+
+_SEARCHABLE = f"""
+    FROM ({_WINDOW}) AS w
+    INNER JOIN events AS e ON e.event_id = w.event_id
+    LEFT JOIN rejections AS r ON r.event_id = e.event_id
+    WHERE r.event_id IS NULL AND NOT e.outlier
+        AND e.type IN ('m.room.message', 'm.room.topic', 'm.room.name')
+        AND NOT EXISTS (SELECT 1 FROM redactions AS rd WHERE rd.redacts = e.event_id)"""
+
+# An event was given the state of the events before it when it was stored, so a different
+# group is an error only where the event before it was here by then.
+_OTHER_STATE = f"""
+    SELECT e.event_id, e.type, e.state_key, g.state_group, pg.state_group
+    FROM ({_WINDOW}) AS w
+    INNER JOIN events AS e ON e.event_id = w.event_id
+    INNER JOIN event_edges AS ee ON ee.event_id = e.event_id
+    INNER JOIN events AS p ON p.event_id = ee.prev_event_id
+    INNER JOIN event_to_state_groups AS g ON g.event_id = e.event_id
+    INNER JOIN event_to_state_groups AS pg ON pg.event_id = p.event_id
+    LEFT JOIN rejections AS r ON r.event_id = e.event_id
+    LEFT JOIN state_group_edges AS sge
+        ON sge.state_group = g.state_group AND sge.prev_state_group = pg.state_group
+    WHERE r.event_id IS NULL AND NOT e.outlier AND NOT p.outlier
+        AND p.stream_ordering < e.stream_ordering
+        AND g.state_group <> pg.state_group
+        AND (e.state_key IS NULL OR sge.state_group IS NULL)
+        AND (SELECT COUNT(*) FROM event_edges AS n WHERE n.event_id = e.event_id) = 1"""
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class DefectScan:
+    """Looks through one room's accepted events.
+
+    Attributes:
+        database: Synapse's.
+        states: to compare the states of two state groups.
+        clock: lets the server breathe.
+    """
+
+    database: Database
+    states: StateReader
+    clock: Clock
+
+    async def run(self, room_id: str) -> dict[Finding, list[str]]:
+        """The events that lack something, by what they lack."""
+        found: dict[Finding, list[str]] = {}
+        same: dict[tuple[int, int, StateKey | None, str | None], bool] = {}
+        indexed = await self._indexed(room_id)
+        position: int | None = -(2**63)
+        while position is not None:
+            window = (room_id, position, _SCAN)
+            for finding, event_id in await self.database.run("scan", self._lacking, window):
+                found.setdefault(finding, []).append(event_id)
+            for event_id in await self._unsearchable(window, indexed):
+                found.setdefault(Finding.MISSING_SEARCH, []).append(event_id)
+            for row in await self.database.rows("scan_state", _OTHER_STATE, window):
+                event_id, type_, state_key, group, prev_group = row
+                key = None if state_key is None else (type_, state_key)
+                pair = (group, prev_group, key, event_id if key else None)
+                if pair not in same:
+                    same[pair] = await self._follows(*pair)
+                if not same[pair]:
+                    found.setdefault(Finding.STALE_STATE, []).append(event_id)
+            position = await self._next(window)
+            await self.clock.breathe()
+        return found
+
+    async def _next(self, window: tuple[str, int, int]) -> int | None:
+        ((count, last),) = await self.database.rows(
+            "scan_next", f"SELECT COUNT(*), MAX(stream_ordering) FROM ({_WINDOW}) AS w", window
+        )
+        return int(last) if count == window[2] else None
+
+    @staticmethod
+    def _lacking(
+        txn: LoggingTransaction, window: tuple[str, int, int]
+    ) -> list[tuple[Finding, str]]:
+        txn.execute(_LACKING, window)
+        return [(f, row[0]) for row in txn for f in _findings(row, db_to_json(row[2]))]
+
+    async def _unsearchable(
+        self, window: tuple[str, int, int], indexed: Collection[str] | None
+    ) -> list[str]:
+        sql = f"SELECT e.event_id {_SEARCHABLE}"
+        if indexed is None:
+            sql += (
+                " AND NOT EXISTS (SELECT 1 FROM event_search AS es WHERE es.event_id = e.event_id)"
+            )
+        rows = await self.database.rows("scan_search", sql, window)
+        candidates = [i for (i,) in rows if indexed is None or i not in indexed]
+
+        def with_text(txn: LoggingTransaction, batch: list[str]) -> list[str]:
+            clause, args = self.database.in_list("event_id", batch)
+            txn.execute(f"SELECT event_id, json FROM event_json WHERE {clause}", args)
+            return [i for i, json in txn if _searched_text(db_to_json(json))]
+
+        found: list[str] = []
+        for batch in batches(candidates):
+            found += await self.database.run("scan_search_text", with_text, batch)
+        return found
+
+    async def _indexed(self, room_id: str) -> Collection[str] | None:
+        """The events that the search finds, or `None` where a query per event is quick.
+
+        SQLite's search table has no index on event ids, so it is read once, whole.
+        """
+        if isinstance(self.database.engine, PostgresEngine):
+            return None
+        rows = await self.database.rows(
+            "scan_search_index", "SELECT event_id FROM event_search WHERE room_id = ?", (room_id,)
+        )
+        return {event_id for (event_id,) in rows}
+
+    async def _follows(
+        self, group: int, prev_group: int, key: StateKey | None, event_id: str | None
+    ) -> bool:
+        """Whether a group is the state before it, with at most the event's own entry set."""
+        expected: StateIds = await self.states.full(prev_group)
+        if key is not None and event_id is not None:
+            expected = {**expected, key: event_id}
+        return await self.states.full(group) == expected
+
+
+def _findings(row: tuple[Any, ...], event: dict[str, Any]) -> list[Finding]:
+    _, type_, _, no_group, no_state_row, no_member, no_edges = row
+    is_state = isinstance(event.get("state_key"), str)
+    findings = []
+    if no_edges and references(event, "prev_events"):
+        findings.append(Finding.MISSING_EDGES)
+    if no_group:
+        findings.append(Finding.MISSING_STATE_GROUP)
+    if no_state_row and is_state:
+        findings.append(Finding.MISSING_STATE_ROW)
+    if no_member and is_state and type_ == "m.room.member":
+        findings.append(Finding.MISSING_MEMBERSHIP)
+    return findings
+
+
+def _searched_text(event: dict[str, Any]) -> str | None:
+    field = _SEARCHED.get(event["type"])
+    content = event.get("content")
+    if field is None or not isinstance(content, dict):
+        return None
+    text = content.get(field)
+    return text if isinstance(text, str) else None

@@ -1,0 +1,96 @@
+"""Two places inside Synapse's event persistence at which a repair takes part in its work.
+
+Both are methods of one object on the process that writes a room's events, wrapped on
+that object. For events that no repair has announced they only look into an empty dict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from synapse.server import HomeServer
+from synapse.storage.database import LoggingTransaction
+
+from synapse_rejection_repair.adapter.takeaway import TakenAway, put_back
+
+TakeAway = Callable[[LoggingTransaction, Collection[str]], TakenAway]
+
+
+class PersistenceHooks:
+    """Lets a repair act in Synapse's own transaction and in its own queue of a room's writes.
+
+    Wraps `PersistEventsStore._persist_events_txn` and
+    `EventsPersistenceStorageController._update_current_state` (read in Synapse 1.151.0
+    and 1.163.2).
+
+    Args:
+        hs: a homeserver process that writes events.
+    """
+
+    def __init__(self, hs: HomeServer) -> None:
+        self._announced: dict[str, TakeAway] = {}
+        self._before_state: dict[str, Callable[[], Awaitable[None]]] = {}
+
+        persist_events = hs.get_datastores().persist_events
+        controller = hs.get_storage_controllers().persistence
+        assert persist_events is not None and controller is not None
+        self._controller = controller
+
+        self._persist_txn = persist_events._persist_events_txn
+        self._update_state = controller._update_current_state
+        persist_events._persist_events_txn = self._persist_events_txn  # type: ignore[method-assign]
+        controller._update_current_state = self._update_current_state  # type: ignore[method-assign,assignment]
+
+    @contextmanager
+    def storing_anew(self, event_ids: Collection[str], take_away: TakeAway) -> Iterator[None]:
+        """While it lasts, storing one of the events takes its old rows away first.
+
+        Args:
+            event_ids: the events.
+            take_away: called in the transaction that stores them, with those of the
+                events that it stores.
+        """
+        self._announced.update(dict.fromkeys(event_ids, take_away))
+        try:
+            yield
+        finally:
+            for event_id in event_ids:
+                self._announced.pop(event_id, None)
+
+    async def update_current_state(
+        self, room_id: str, before: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Recomputes a room's current state, doing something else first.
+
+        Meanwhile none of the room's events is being stored.
+
+        Args:
+            room_id: the room.
+            before: what to do first.
+        """
+        self._before_state[room_id] = before
+        try:
+            await self._controller.update_current_state(room_id)
+        finally:
+            self._before_state.pop(room_id, None)
+
+    def _persist_events_txn(self, txn: LoggingTransaction, **kwargs: Any) -> None:
+        taken: list[TakenAway] = []
+        if self._announced:
+            by_callback: dict[TakeAway, list[str]] = {}
+            for event, _ in kwargs["events_and_contexts"]:
+                take_away = self._announced.get(event.event_id)
+                if take_away is not None:
+                    by_callback.setdefault(take_away, []).append(event.event_id)
+            taken = [take_away(txn, ids) for take_away, ids in by_callback.items()]
+        self._persist_txn(txn, **kwargs)
+        for one in taken:
+            put_back(txn, one)
+
+    async def _update_current_state(self, room_id: str, task: Any) -> None:
+        before = self._before_state.pop(room_id, None)
+        if before is not None:
+            await before()
+        await self._update_state(room_id, task)

@@ -1,0 +1,84 @@
+"""Reading events as nodes of the DAG, without their content."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from synapse.storage._base import db_to_json
+from synapse.storage.database import LoggingTransaction
+
+from synapse_rejection_repair.adapter.database import Database, batches
+from synapse_rejection_repair.domain.model import Node
+
+_NODE_SQL = """
+    SELECT e.event_id, e.type, e.sender, e.origin_server_ts, e.depth, e.stream_ordering,
+           e.outlier, r.reason, ej.json
+    FROM events AS e
+    INNER JOIN event_json AS ej USING (event_id)
+    LEFT JOIN rejections AS r USING (event_id)
+    WHERE """
+
+
+async def read_nodes(
+    database: Database, event_ids: Collection[str], *, damaged: Collection[str] = ()
+) -> dict[str, Node]:
+    """The events of those ids as nodes, by id; unknown ids are left out.
+
+    Args:
+        database: Synapse's.
+        event_ids: the events.
+        damaged: those that are marked as damaged, where they are not rejected.
+    """
+    nodes: dict[str, Node] = {}
+
+    def read(txn: LoggingTransaction, batch: list[str]) -> list[Node]:
+        clause, args = database.in_list("e.event_id", batch)
+        txn.execute(_NODE_SQL + clause, args)
+        # Decoded here, in the database's thread, so as not to hold up the reactor.
+        return [_node(row, damaged) for row in txn]
+
+    for batch in batches(dict.fromkeys(event_ids)):
+        for node in await database.run("read_nodes", read, batch):
+            nodes[node.event_id] = node
+    return nodes
+
+
+def _node(row: tuple[Any, ...], damaged: Collection[str]) -> Node:
+    event_id, type_, sender, ts, depth, stream_ordering, outlier, reason, json = row
+    event = db_to_json(json)
+    state_key = event.get("state_key")
+    return Node(
+        event_id=sys.intern(event_id),
+        type=sys.intern(type_),
+        state_key=state_key if isinstance(state_key, str) else None,
+        sender=sys.intern(sender),
+        origin_server_ts=ts,
+        depth=depth,
+        stream_ordering=stream_ordering,
+        prev_event_ids=references(event, "prev_events"),
+        auth_event_ids=references(event, "auth_events"),
+        rejected=reason,
+        outlier=bool(outlier),
+        damaged=reason is None and event_id in damaged,
+    )
+
+
+def references(event: Mapping[str, Any], field: str) -> tuple[str, ...]:
+    """The event ids that an event's JSON refers to.
+
+    In room versions 1 and 2 a reference is a pair of id and hashes (server-server API,
+    "PDUs", room version 1), later it is the id.
+
+    Args:
+        event: the event's JSON.
+        field: `prev_events` or `auth_events`.
+    """
+    found = []
+    values = event.get(field)
+    for value in values if isinstance(values, list) else ():
+        reference = value[0] if isinstance(value, list) and value else value
+        if isinstance(reference, str):
+            found.append(sys.intern(reference))
+    return tuple(found)

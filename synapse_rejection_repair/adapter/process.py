@@ -1,0 +1,21 @@
+"""Which of Synapse's processes this is."""
+
+from __future__ import annotations
+
+from synapse.module_api import ModuleApi
+from synapse.server import HomeServer
+
+
+def homeserver(api: ModuleApi) -> HomeServer:
+    """The homeserver behind the door for modules, which has no handle for most of its parts."""
+    return api._hs
+
+
+def writes_events(hs: HomeServer) -> bool:
+    """Whether this process writes the events of any room."""
+    return hs.get_instance_name() in hs.config.worker.writers.events
+
+
+def writes_room(hs: HomeServer, room_id: str) -> bool:
+    """Whether this process is the one that writes the events of the room."""
+    return hs.config.worker.events_shard_config.should_handle(hs.get_instance_name(), room_id)

@@ -1,0 +1,292 @@
+"""What the database says of a room: the `RoomReader` of the inner rooms."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from synapse.api.room_versions import KNOWN_ROOM_VERSIONS
+from synapse.storage._base import db_to_json
+
+from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.adapter.defects import DAMAGE, DefectScan
+from synapse_rejection_repair.adapter.listings import list_rejections, list_rooms
+from synapse_rejection_repair.adapter.nodes import read_nodes
+from synapse_rejection_repair.domain.health import Finding
+from synapse_rejection_repair.domain.listing import (
+    Listing,
+    Page,
+    RejectionFilter,
+    RejectionRow,
+    RoomRow,
+)
+from synapse_rejection_repair.domain.model import Node, StateIds
+from synapse_rejection_repair.domain.plan import RoomFacts
+from synapse_rejection_repair.errors import (
+    NotInRoom,
+    PartialState,
+    UnknownRoom,
+    UnsupportedRoomVersion,
+)
+
+
+class SynapseReader:
+    """Reads rooms from Synapse's database, on any of its processes.
+
+    Args:
+        database: Synapse's.
+        scan: finds what accepted events lack.
+    """
+
+    def __init__(self, database: Database, scan: DefectScan) -> None:
+        self._database = database
+        self._scan = scan
+
+    async def rooms(self, page: Page) -> Listing[RoomRow]:
+        """The rooms with rejected events."""
+        return await list_rooms(self._database, page)
+
+    async def rejections(
+        self, room_id: str, wanted: RejectionFilter, page: Page
+    ) -> Listing[RejectionRow]:
+        """A room's rejected events."""
+        return await list_rejections(self._database, room_id, wanted, page)
+
+    async def require_room(self, room_id: str) -> str:
+        """The identifier of the room's version.
+
+        Raises:
+            UnknownRoom: this server has never heard of the room.
+        """
+        rows = await self._database.rows(
+            "room_version", "SELECT room_version FROM rooms WHERE room_id = ?", (room_id,)
+        )
+        if not rows:
+            raise UnknownRoom(room_id)
+        return rows[0][0] or "1"
+
+    async def require_repairable(self, room_id: str) -> None:
+        """Checks that a repair can work on the room.
+
+        Raises:
+            UnknownRoom: this server has never heard of the room.
+            UnsupportedRoomVersion: the room's version is not known, or keeps its state in
+                a DAG of its own (MSC4242).
+            PartialState: the room's state is still being fetched.
+            NotInRoom: no local user is joined.
+        """
+        version = await self.require_room(room_id)
+        known = KNOWN_ROOM_VERSIONS.get(version)
+        if known is None or getattr(known, "msc4242_state_dags", False):
+            raise UnsupportedRoomVersion(room_id, version)
+        partial = await self._database.rows(
+            "partial_state", "SELECT 1 FROM partial_state_rooms WHERE room_id = ?", (room_id,)
+        )
+        if partial:
+            raise PartialState(room_id)
+        joined = await self._database.rows(
+            "is_joined",
+            "SELECT 1 FROM local_current_membership"
+            " WHERE room_id = ? AND membership = 'join' LIMIT 1",
+            (room_id,),
+        )
+        if not joined or not await self._current_state(room_id):
+            raise NotInRoom(room_id)
+
+    async def _rejected_ids(self, room_id: str) -> list[str]:
+        rows = await self._database.rows(
+            "rejected_ids",
+            "SELECT e.event_id FROM rejections AS r INNER JOIN events AS e USING (event_id)"
+            " WHERE e.room_id = ?",
+            (room_id,),
+        )
+        return [event_id for (event_id,) in rows]
+
+    async def unknown_events(self, room_id: str, event_ids: Collection[str]) -> list[str]:
+        """Those of the ids that are no events of the room here."""
+        rows = await self._database.rows_of(
+            "known_events", "SELECT event_id, room_id FROM events WHERE", event_ids, "event_id"
+        )
+        known = {event_id for event_id, found in rows if found == room_id}
+        return [event_id for event_id in event_ids if event_id not in known]
+
+    async def facts(self, room_id: str, *, scan: bool = True) -> RoomFacts:
+        """All that a plan for the room is made from; without a scan, only of its rejections."""
+        version = await self.require_room(room_id)
+        defects = await self._scan.run(room_id) if scan else {}
+        damaged = {i for finding in DAMAGE for i in defects.get(finding, ())}
+        suspects = await read_nodes(
+            self._database, {*damaged, *await self._rejected_ids(room_id)}, damaged=damaged
+        )
+        stale = await self._others(defects.get(Finding.STALE_STATE, ()), suspects)
+        unindexed = await self._others(defects.get(Finding.MISSING_SEARCH, ()), suspects)
+        extremities = await self.extremities(room_id)
+        return RoomFacts(
+            room_id=room_id,
+            room_version=version,
+            suspects=suspects,
+            stale=stale,
+            unindexed=unindexed,
+            current_state=await self._current_state(room_id),
+            extremities=extremities,
+            bad_extremities=frozenset(await self.not_standing(extremities)),
+            max_stream_ordering=await self.position(room_id),
+        )
+
+    async def _others(self, event_ids: Iterable[str], suspects: Collection[str]) -> dict[str, Node]:
+        return await read_nodes(self._database, [i for i in event_ids if i not in suspects])
+
+    async def defects(self, room_id: str) -> dict[Finding, list[str]]:
+        """The accepted events of a room that lack something, by what they lack."""
+        return await self._scan.run(room_id)
+
+    async def position(self, room_id: str) -> int:
+        """The stream ordering of the room's newest event."""
+        ((newest,),) = await self._database.rows(
+            "position", "SELECT MAX(stream_ordering) FROM events WHERE room_id = ?", (room_id,)
+        )
+        return newest or 0
+
+    async def _current_state(self, room_id: str) -> StateIds:
+        rows = await self._database.rows(
+            "current_state",
+            "SELECT type, state_key, event_id FROM current_state_events WHERE room_id = ?",
+            (room_id,),
+        )
+        return {(type_, state_key): event_id for type_, state_key, event_id in rows}
+
+    async def extremities(self, room_id: str) -> frozenset[str]:
+        """The room's forward extremities as stored."""
+        rows = await self._database.rows(
+            "extremities",
+            "SELECT event_id FROM event_forward_extremities WHERE room_id = ?",
+            (room_id,),
+        )
+        return frozenset(event_id for (event_id,) in rows)
+
+    async def not_standing(self, event_ids: Collection[str]) -> set[str]:
+        """Those of the events that are rejected, missing or outliers."""
+        rows = await self._database.rows_of(
+            "standing",
+            "SELECT e.event_id FROM events AS e LEFT JOIN rejections AS r USING (event_id)"
+            " WHERE r.event_id IS NULL AND NOT e.outlier AND",
+            event_ids,
+            "e.event_id",
+        )
+        return set(event_ids) - {event_id for (event_id,) in rows}
+
+    async def accepted_children(self, event_ids: Collection[str]) -> dict[str, list[Node]]:
+        """The accepted events in the database that follow each of the events."""
+        edges = await self._database.rows_of(
+            "children",
+            "SELECT ee.prev_event_id, ee.event_id FROM event_edges AS ee"
+            " INNER JOIN events AS e ON e.event_id = ee.event_id"
+            " LEFT JOIN rejections AS r ON r.event_id = ee.event_id"
+            " WHERE NOT e.outlier AND r.event_id IS NULL AND",
+            event_ids,
+            "ee.prev_event_id",
+        )
+        nodes = await self._light_nodes({child for _, child in edges})
+        children: dict[str, list[Node]] = {}
+        for parent, child in edges:
+            children.setdefault(parent, []).append(nodes[child])
+        return children
+
+    async def _light_nodes(self, event_ids: Collection[str]) -> dict[str, Node]:
+        """Accepted events as nodes, without reading their JSON (and so without auth events)."""
+        prevs: dict[str, list[str]] = {}
+        for event_id, prev in await self._database.rows_of(
+            "prevs", "SELECT event_id, prev_event_id FROM event_edges WHERE", event_ids, "event_id"
+        ):
+            prevs.setdefault(event_id, []).append(prev)
+        rows = await self._database.rows_of(
+            "light_nodes",
+            "SELECT e.event_id, e.type, se.state_key, e.sender, e.origin_server_ts, e.depth,"
+            " e.stream_ordering FROM events AS e LEFT JOIN state_events AS se USING (event_id)"
+            " WHERE",
+            event_ids,
+            "e.event_id",
+        )
+        return {
+            event_id: Node(
+                event_id,
+                type_,
+                state_key,
+                sender,
+                ts,
+                depth,
+                stream_ordering,
+                prev_event_ids=tuple(prevs.get(event_id, ())),
+                auth_event_ids=(),
+            )
+            for event_id, type_, state_key, sender, ts, depth, stream_ordering in rows
+        }
+
+    async def followed(self, event_ids: Collection[str]) -> set[str]:
+        """Those of the events that count as followed when forward extremities are made.
+
+        Mirrors `PersistEventsStore._get_events_which_are_prevs` (read in Synapse 1.151.0
+        and 1.163.2).
+        """
+        rows = await self._database.rows_of(
+            "followed",
+            "SELECT ee.prev_event_id, ej.internal_metadata FROM event_edges AS ee"
+            " INNER JOIN events AS e ON e.event_id = ee.event_id"
+            " INNER JOIN event_json AS ej ON ej.event_id = ee.event_id"
+            " LEFT JOIN rejections AS r ON r.event_id = ee.event_id"
+            " WHERE NOT e.outlier AND r.event_id IS NULL AND",
+            event_ids,
+            "ee.prev_event_id",
+        )
+        return {prev for prev, metadata in rows if not db_to_json(metadata).get("soft_failed")}
+
+    async def state_groups(self, event_ids: Collection[str]) -> dict[str, int]:
+        """The stored state group of each of the events that has one, outliers left out."""
+        rows = await self._database.rows_of(
+            "state_groups",
+            "SELECT g.event_id, g.state_group FROM event_to_state_groups AS g"
+            " INNER JOIN events AS e ON e.event_id = g.event_id WHERE NOT e.outlier AND",
+            event_ids,
+            "g.event_id",
+        )
+        return dict(rows)
+
+    async def stream_orderings(self, event_ids: Collection[str]) -> dict[str, int]:
+        """The order in which this server stored each of the events."""
+        rows = await self._database.rows_of(
+            "stream_orderings",
+            "SELECT event_id, stream_ordering FROM events WHERE",
+            event_ids,
+            "event_id",
+        )
+        return dict(rows)
+
+    async def servers_accepted_since(self, room_id: str, stream_ordering: int) -> list[str]:
+        """The servers whose events were accepted after that position."""
+        rows = await self._database.rows(
+            "senders_since",
+            "SELECT DISTINCT e.sender FROM events AS e LEFT JOIN rejections AS r USING (event_id)"
+            " WHERE e.room_id = ? AND e.stream_ordering > ?"
+            " AND NOT e.outlier AND r.event_id IS NULL",
+            (room_id, stream_ordering),
+        )
+        return sorted({sender.partition(":")[2] for (sender,) in rows})
+
+    async def bad_current_state(self, room_id: str) -> list[str]:
+        """The events in the current state that are rejected, missing or outliers."""
+        return sorted(await self.not_standing(set((await self._current_state(room_id)).values())))
+
+    async def settled(self, room_id: str, since_ms: int) -> bool:
+        """Whether every event that came in before that time has been processed.
+
+        Synapse keeps an incoming event in `federation_inbound_events_staging` until it is
+        done with it (`FederationServer._process_incoming_pdus_in_room_inner`, read in
+        Synapse 1.151.0 and 1.163.2).
+        """
+        rows: list[tuple[Any, ...]] = await self._database.rows(
+            "settled",
+            "SELECT 1 FROM federation_inbound_events_staging"
+            " WHERE room_id = ? AND received_ts <= ? LIMIT 1",
+            (room_id, since_ms),
+        )
+        return not rows

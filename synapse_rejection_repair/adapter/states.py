@@ -1,0 +1,84 @@
+"""Stored states and Synapse's own state resolution, reading only."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from synapse.api.room_versions import KNOWN_ROOM_VERSIONS, StateResolutionVersions
+from synapse.events import EventBase
+from synapse.server import HomeServer
+from synapse.state import StateResolutionStore, v1, v2
+from synapse.storage.databases.main import DataStore
+from synapse.storage.databases.state.deletion import StateDeletionDataStore
+from synapse.types.state import StateFilter
+
+from synapse_rejection_repair.adapter.checker import EventChecker
+from synapse_rejection_repair.domain.model import StateIds, StateKey
+from synapse_rejection_repair.ports import Checker
+
+
+class _WithDecided(StateResolutionStore):
+    """Gives state resolution the events as a checker has decided on them so far."""
+
+    def __init__(
+        self, store: DataStore, deletion: StateDeletionDataStore, checker: EventChecker
+    ) -> None:
+        super().__init__(store, deletion)
+        self._checker = checker
+
+    async def get_events(
+        self, event_ids: Collection[str], allow_rejected: bool = False
+    ) -> dict[str, EventBase]:
+        events = await self._checker.events(event_ids)
+        return {
+            event_id: event
+            for event_id, event in events.items()
+            if allow_rejected or event.rejected_reason is None
+        }
+
+
+class SynapseStates:
+    """Reads states on any of Synapse's processes.
+
+    Args:
+        hs: the homeserver.
+    """
+
+    def __init__(self, hs: HomeServer) -> None:
+        self._clock = hs.get_clock()
+        self._stores = hs.get_datastores()
+        self._states = hs.get_storage_controllers().state
+
+    async def entries(self, group: int, keys: Collection[StateKey]) -> StateIds:
+        """Some entries of a stored state group."""
+        return await self._read(group, StateFilter.from_types(keys))
+
+    async def full(self, group: int) -> StateIds:
+        """All entries of a stored state group."""
+        return await self._read(group, StateFilter.all())
+
+    async def _read(self, group: int, which: StateFilter) -> StateIds:
+        states = await self._states.get_state_for_groups([group], which)
+        return dict(states[group])
+
+    async def resolve(
+        self, room_id: str, room_version: str, states: Sequence[StateIds], checker: Checker
+    ) -> StateIds:
+        """Synapse's state resolution of several states, with the checker's accepted events.
+
+        Goes past `StateResolutionHandler` to the algorithms (`state.v1` and `state.v2`,
+        read in Synapse 1.151.0 and 1.163.2), so that a result that holds only in a plan
+        never gets into the server's caches.
+        """
+        assert isinstance(checker, EventChecker)
+        version = KNOWN_ROOM_VERSIONS[room_version]
+        store = _WithDecided(self._stores.main, self._stores.state_deletion, checker)
+        if version.state_res == StateResolutionVersions.V1:
+            resolved = await v1.resolve_events_with_store(
+                room_id, version, states, None, store.get_events
+            )
+        else:
+            resolved = await v2.resolve_events_with_store(
+                self._clock, room_id, version, states, None, store
+            )
+        return dict(resolved)

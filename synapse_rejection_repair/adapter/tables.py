@@ -1,0 +1,49 @@
+"""The module's own tables in Synapse's database."""
+
+from __future__ import annotations
+
+from synapse.storage.database import LoggingTransaction
+
+JOBS = "rejection_repair_jobs"
+JOURNAL = "rejection_repair_journal"
+
+_SCHEMA = (
+    f"""
+    CREATE TABLE IF NOT EXISTS {JOBS} (
+        job_id TEXT NOT NULL PRIMARY KEY,
+        kind TEXT NOT NULL,
+        room_id TEXT NOT NULL,
+        status TEXT NOT NULL,
+        request TEXT NOT NULL,
+        total BIGINT NOT NULL,
+        done BIGINT NOT NULL,
+        accepted BIGINT NOT NULL,
+        rejected BIGINT NOT NULL,
+        error TEXT,
+        state_changes TEXT NOT NULL,
+        created_ts BIGINT NOT NULL,
+        started_ts BIGINT,
+        finished_ts BIGINT,
+        start_position BIGINT,
+        cancel_requested SMALLINT NOT NULL
+    )""",
+    # What keeps two jobs out of one room, whichever processes they are asked of.
+    f"""
+    CREATE UNIQUE INDEX IF NOT EXISTS {JOBS}_one_per_room ON {JOBS} (room_id)
+    WHERE status IN ('scheduled', 'active')""",
+    f"""
+    CREATE TABLE IF NOT EXISTS {JOURNAL} (
+        job_id TEXT NOT NULL,
+        event_id TEXT NOT NULL,
+        action TEXT NOT NULL,
+        ts BIGINT NOT NULL,
+        original_rows TEXT NOT NULL,
+        PRIMARY KEY (job_id, event_id, action)
+    )""",
+)
+
+
+def create_tables(txn: LoggingTransaction) -> None:
+    """Creates what of the module's tables is missing."""
+    for sql in _SCHEMA:
+        txn.execute(sql)

@@ -1,0 +1,236 @@
+"""Taking a stored event's own rows away, journalled, so that Synapse can store it anew."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+import attr
+from synapse.storage.database import LoggingTransaction, make_in_list_sql_clause
+from synapse.storage.engines import PostgresEngine
+
+from synapse_rejection_repair.adapter.tables import JOURNAL
+
+_OWN_ROWS = (
+    "rejections",
+    "event_edges",
+    "event_auth",
+    "state_events",
+    "room_memberships",
+    "event_relations",
+    "redactions",
+    "event_labels",
+    "event_expiry",
+    "event_json",
+    "events",
+)
+"""The tables whose rows of an event `PersistEventsStore._persist_events_txn` writes anew.
+
+Not among them: `event_to_state_groups`, which it replaces by itself; and
+`event_auth_chains` with its links, which follow from the auth events alone, stay true and
+are pointed to by other events' (read in Synapse 1.151.0 and 1.163.2).
+"""
+
+_SEARCH = "event_search"
+_SNAPSHOTS = "sliding_sync_membership_snapshots"
+_ORDERED = ("current_state_events", "local_current_membership")
+
+
+@attr.s(slots=True, auto_attribs=True)
+class TakenAway:
+    """What has to be put back once the events are stored anew, as other rows refer to them.
+
+    Attributes:
+        room_id: the room.
+        extremities: the events that were forward extremities.
+        snapshots: the columns and rows of sliding sync's memberships that named the events.
+        loosened: the tables whose rows pointed to the events' stream orderings.
+        tip_parked: the newest position of the room, as sliding sync has it, was an event's.
+    """
+
+    room_id: str
+    extremities: list[str]
+    snapshots: list[dict[str, Any]]
+    loosened: list[str]
+    tip_parked: bool
+
+
+def journal(
+    txn: LoggingTransaction,
+    job_id: str,
+    action: str,
+    now_ms: int,
+    originals: Iterable[tuple[str, object]],
+) -> None:
+    """Writes what was before an action into the journal, the first time that it is done.
+
+    Args:
+        txn: the transaction that also does it.
+        job_id: the job that does it.
+        action: what it does.
+        now_ms: the time, in milliseconds.
+        originals: each event's id and what was there of it, as JSON can hold it.
+    """
+    txn.execute_batch(
+        f"INSERT INTO {JOURNAL} (job_id, event_id, action, ts, original_rows)"
+        " VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        [(job_id, i, action, now_ms, json.dumps(rows, default=_text)) for i, rows in originals],
+    )
+
+
+def take_away(
+    txn: LoggingTransaction,
+    room_id: str,
+    event_ids: Collection[str],
+    damaged: Collection[str],
+    job_id: str,
+    action: str,
+    now_ms: int,
+) -> TakenAway:
+    """Journals and deletes the rows of events that are about to be stored anew.
+
+    Args:
+        txn: the transaction that stores them anew.
+        room_id: their room.
+        event_ids: the events.
+        damaged: those of them that are marked accepted, and so may have search rows.
+        job_id: the job that does it.
+        action: what the job does with them.
+        now_ms: the time, in milliseconds.
+    """
+    originals: dict[str, dict[str, list[dict[str, Any]]]] = {i: {} for i in event_ids}
+    for table in ("event_to_state_groups", *_OWN_ROWS):
+        for row in _select(txn, table, "event_id", event_ids):
+            originals[row["event_id"]].setdefault(table, []).append(row)
+    journal(txn, job_id, action, now_ms, originals.items())
+
+    positions = [row["stream_ordering"] for rows in originals.values() for row in rows["events"]]
+    taken = _park(txn, room_id, event_ids, positions)
+    # SQLite's search table has no index on event ids: not asked where nothing can be found.
+    searched = event_ids if isinstance(txn.database_engine, PostgresEngine) else damaged
+    if searched:
+        _delete(txn, _SEARCH, searched)
+    for table in _OWN_ROWS:
+        _delete(txn, table, event_ids)
+    return taken
+
+
+def put_back(txn: LoggingTransaction, taken: TakenAway) -> None:
+    """Restores what referred to the events, now that they are stored anew.
+
+    Args:
+        txn: the transaction that took them away.
+        taken: what `take_away` gave.
+    """
+    for table in taken.loosened:
+        txn.execute(
+            f"UPDATE {table} SET event_stream_ordering ="
+            f" (SELECT stream_ordering FROM events WHERE events.event_id = {table}.event_id)"
+            " WHERE room_id = ? AND event_stream_ordering IS NULL",
+            (taken.room_id,),
+        )
+    if taken.tip_parked:
+        txn.execute(
+            "UPDATE sliding_sync_joined_rooms SET event_stream_ordering ="
+            " (SELECT MAX(stream_ordering) FROM events"
+            "  WHERE room_id = ? AND stream_ordering > 0 AND NOT outlier)"
+            " WHERE room_id = ?",
+            (taken.room_id, taken.room_id),
+        )
+    if taken.extremities:
+        _restore_extremities(txn, taken.extremities)
+    _restore_snapshots(txn, taken.snapshots)
+
+
+def _park(
+    txn: LoggingTransaction,
+    room_id: str,
+    event_ids: Collection[str],
+    positions: Sequence[int],
+) -> TakenAway:
+    """Loosens what refers to the events by a foreign key, so that their rows can go."""
+    extremities = [
+        row["event_id"] for row in _select(txn, "event_forward_extremities", "event_id", event_ids)
+    ]
+    if extremities:
+        _delete(txn, "event_forward_extremities", extremities)
+    loosened = []
+    for table in _ORDERED:
+        clause, args = make_in_list_sql_clause(
+            txn.database_engine, "event_stream_ordering", positions
+        )
+        txn.execute(
+            f"UPDATE {table} SET event_stream_ordering = NULL WHERE room_id = ? AND {clause}",
+            (room_id, *args),
+        )
+        if txn.rowcount:
+            loosened.append(table)
+
+    snapshots = _select(txn, _SNAPSHOTS, "membership_event_id", event_ids)
+    if snapshots:
+        clause, args = make_in_list_sql_clause(
+            txn.database_engine, "membership_event_id", event_ids
+        )
+        txn.execute(f"DELETE FROM {_SNAPSHOTS} WHERE {clause}", args)
+
+    clause, args = make_in_list_sql_clause(txn.database_engine, "event_stream_ordering", positions)
+    others, other_args = make_in_list_sql_clause(
+        txn.database_engine, "stream_ordering", positions, negative=True
+    )
+    txn.execute(
+        "UPDATE sliding_sync_joined_rooms SET event_stream_ordering ="
+        f" (SELECT MAX(stream_ordering) FROM events WHERE room_id = ? AND {others})"
+        f" WHERE room_id = ? AND {clause}",
+        (room_id, *other_args, room_id, *args),
+    )
+    return TakenAway(room_id, extremities, snapshots, loosened, txn.rowcount > 0)
+
+
+def _restore_extremities(txn: LoggingTransaction, event_ids: Collection[str]) -> None:
+    """Makes those events forward extremities again that can still be one."""
+    clause, args = make_in_list_sql_clause(txn.database_engine, "e.event_id", event_ids)
+    txn.execute(
+        "INSERT INTO event_forward_extremities (event_id, room_id)"
+        " SELECT e.event_id, e.room_id FROM events AS e"
+        " LEFT JOIN rejections AS r ON r.event_id = e.event_id"
+        f" WHERE {clause} AND r.event_id IS NULL"
+        " AND NOT EXISTS (SELECT 1 FROM event_forward_extremities AS f"
+        "  WHERE f.event_id = e.event_id)"
+        " AND NOT EXISTS (SELECT 1 FROM event_edges AS n WHERE n.prev_event_id = e.event_id)",
+        args,
+    )
+
+
+def _restore_snapshots(txn: LoggingTransaction, snapshots: Iterable[dict[str, Any]]) -> None:
+    for row in snapshots:
+        txn.execute(
+            "SELECT stream_ordering FROM events WHERE event_id = ?", (row["membership_event_id"],)
+        )
+        position = txn.fetchone()
+        if position is None:
+            continue
+        values = {**row, "event_stream_ordering": position[0]}
+        txn.execute(
+            f"INSERT INTO {_SNAPSHOTS} ({', '.join(values)})"
+            f" VALUES ({', '.join('?' for _ in values)}) ON CONFLICT DO NOTHING",
+            list(values.values()),
+        )
+
+
+def _select(
+    txn: LoggingTransaction, table: str, column: str, ids: Collection[str]
+) -> list[dict[str, Any]]:
+    clause, args = make_in_list_sql_clause(txn.database_engine, column, ids)
+    txn.execute(f"SELECT * FROM {table} WHERE {clause}", args)
+    names = [description[0] for description in txn.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in txn]
+
+
+def _delete(txn: LoggingTransaction, table: str, event_ids: Collection[str]) -> None:
+    clause, args = make_in_list_sql_clause(txn.database_engine, "event_id", event_ids)
+    txn.execute(f"DELETE FROM {table} WHERE {clause}", args)
+
+
+def _text(value: object) -> str:
+    return bytes(value).decode() if isinstance(value, (bytes, memoryview)) else str(value)

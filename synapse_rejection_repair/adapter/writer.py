@@ -1,0 +1,303 @@
+"""Carrying a plan out on the process that writes the room's events: the `RoomWriter`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from synapse.api.constants import EventTypes, RejectedReason
+from synapse.events import EventBase
+from synapse.events.snapshot import EventContext
+from synapse.server import HomeServer
+from synapse.storage.database import LoggingTransaction
+from synapse.types import StreamKeyType
+from synapse.types.state import StateFilter
+
+from synapse_rejection_repair.adapter.checker import EventChecker
+from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.adapter.hooks import PersistenceHooks
+from synapse_rejection_repair.adapter.reader import SynapseReader
+from synapse_rejection_repair.adapter.takeaway import TakenAway, journal, take_away
+from synapse_rejection_repair.domain.extremities import forward_extremities
+from synapse_rejection_repair.domain.job import Job
+from synapse_rejection_repair.domain.model import StateIds, StateKey, Verdict
+from synapse_rejection_repair.domain.plan import Action, Plan, Step
+from synapse_rejection_repair.ports import Checker, Clock, StateLookup, StateReader
+
+
+class SynapseWriter:
+    """Changes rooms through Synapse's own persistence.
+
+    Args:
+        hs: a homeserver process that writes events.
+        database: its main database.
+        reader: reads rooms.
+        states: resolves states.
+        hooks: into Synapse's persistence.
+        clock: tells the time.
+    """
+
+    def __init__(
+        self,
+        hs: HomeServer,
+        database: Database,
+        reader: SynapseReader,
+        states: StateReader,
+        hooks: PersistenceHooks,
+        clock: Clock,
+    ) -> None:
+        self._storage = hs.get_storage_controllers()
+        self._stores = hs.get_datastores()
+        self._store = self._stores.main
+        self._state_handler = hs.get_state_handler()
+        self._federation = hs.get_federation_event_handler()
+        self._notifier = hs.get_notifier()
+        self._database = database
+        self._reader = reader
+        self._states = states
+        self._hooks = hooks
+        self._clock = clock
+
+    async def apply(
+        self, job: Job, steps: Sequence[Step], checker: Checker
+    ) -> list[tuple[Step, Verdict]]:
+        """Re-checks a few steps of a plan and carries out what still holds.
+
+        The steps must all be received alike: `backfill` and `action` are the same.
+
+        Returns:
+            What was decided of each step. A step whose verdict now differs from the
+            plan's ends the list and is not carried out.
+        """
+        assert isinstance(checker, EventChecker)
+        await checker.load([step.node for step in steps], verify=False)
+        action = steps[0].action
+        if action is Action.RESTATE:
+            return await self._restate(job, steps, checker)
+        if action is Action.INDEX:
+            return await self._index(job, steps, checker)
+        return await self._receive(job, steps, checker)
+
+    async def _receive(
+        self, job: Job, steps: Sequence[Step], checker: EventChecker
+    ) -> list[tuple[Step, Verdict]]:
+        decided: list[tuple[Step, Verdict]] = []
+        pairs: list[tuple[EventBase, EventContext]] = []
+        known: dict[str, int] = {}
+        force = job.request.scope.force
+        try:
+            for step in steps:
+                node = step.node
+                event = checker.event(node.event_id)
+                context = await self._context(job.room_id, event, known, checker)
+                lookup = None if node.outlier else _lookup(context)
+                verdict = await checker.check(node, lookup, force=node.event_id in force)
+                decided.append((step, verdict))
+                if verdict.outcome is not step.verdict.outcome:
+                    break
+                checker.decide(node.event_id, verdict.accepted)
+                if verdict.accepted:
+                    event.internal_metadata.soft_failed = step.verdict.soft_failed
+                else:
+                    context.rejected = RejectedReason.AUTH_ERROR
+                group = (
+                    context.state_group if verdict.accepted else context.state_group_before_event
+                )
+                if group is not None:
+                    known[node.event_id] = group
+                pairs.append((event, context))
+                await self._clock.breathe()
+            if pairs:
+                await self._store_anew(job, steps, pairs)
+        except BaseException:
+            # The groups were made known before the events were stored: see _compute.
+            for event_id in known:
+                self._store._get_state_group_for_event.invalidate((event_id,))
+            raise
+        return decided
+
+    async def _store_anew(
+        self,
+        job: Job,
+        steps: Sequence[Step],
+        pairs: Sequence[tuple[EventBase, EventContext]],
+    ) -> None:
+        damaged = {s.node.event_id for s in steps if s.node.damaged}
+        action, now = steps[0].action.value, self._clock.now_ms()
+
+        def take(txn: LoggingTransaction, event_ids: Collection[str]) -> TakenAway:
+            # Every process may have cached the events as rejected and without state.
+            self._store._invalidate_cache_and_stream_bulk(
+                txn, self._store._get_state_group_for_event, [(i,) for i in event_ids]
+            )
+            return take_away(
+                txn, job.room_id, event_ids, damaged & set(event_ids), job.job_id, action, now
+            )
+
+        with self._hooks.storing_anew([event.event_id for event, _ in pairs], take):
+            await self._federation.persist_events_and_notify(
+                job.room_id, pairs, backfilled=steps[0].backfill
+            )
+
+    async def _context(
+        self,
+        room_id: str,
+        event: EventBase,
+        known: dict[str, int],
+        checker: EventChecker,
+    ) -> EventContext:
+        """The state before and after an event, from the events before it.
+
+        Args:
+            room_id: the room.
+            event: the event.
+            known: the state groups of events that are not stored yet.
+            checker: which events count as accepted.
+        """
+        if event.internal_metadata.is_outlier():
+            return EventContext.for_outlier(self._storage)
+        prevs = list(event.prev_event_ids())
+        groups = await self._reader.state_groups([p for p in prevs if p not in known])
+        groups.update({p: known[p] for p in prevs if p in known})
+        if all(p in groups for p in prevs) and (prevs or event.type == EventTypes.Create):
+            return await self._compute(event, groups, known)
+
+        # Events before it are missing. Synapse asked another server for the state at the
+        # gap when it received the event, and that is what it stored.
+        stored = await self._reader.state_groups([event.event_id])
+        distinct = {*groups.values(), *stored.values()}
+        if len(distinct) == 1 and not event.is_state():
+            return self._same_state(distinct.pop())
+        states = [await self._states.full(group) for group in sorted(distinct)]
+        version = event.room_version.identifier
+        before = (
+            states[0]
+            if len(states) == 1
+            else await self._states.resolve(room_id, version, states, checker)
+        )
+        return await self._state_handler.compute_event_context(
+            event, state_ids_before_event=dict(before), partial_state=False
+        )
+
+    async def _compute(
+        self, event: EventBase, groups: dict[str, int], known: dict[str, int]
+    ) -> EventContext:
+        distinct = set(groups.values())
+        if len(distinct) == 1 and not event.is_state():
+            return self._same_state(distinct.pop())
+        # Synapse looks the state before the event up by its prev events, some of which
+        # are in the same batch and not stored yet.
+        for prev in event.prev_event_ids():
+            if prev in known:
+                self._store._get_state_group_for_event.prefill((prev,), known[prev])
+        return await self._state_handler.compute_event_context(event)
+
+    def _same_state(self, group: int) -> EventContext:
+        return EventContext.with_state(
+            storage=self._storage,
+            state_group=group,
+            state_group_before_event=group,
+            state_delta_due_to_event={},
+            partial_state=False,
+            state_group_deltas={},
+        )
+
+    async def _restate(
+        self, job: Job, steps: Sequence[Step], checker: EventChecker
+    ) -> list[tuple[Step, Verdict]]:
+        known: dict[str, int] = {}
+        pairs: list[tuple[EventBase, EventContext]] = []
+        for step in steps:
+            event = checker.event(step.node.event_id)
+            context = await self._context(job.room_id, event, known, checker)
+            assert context.state_group is not None
+            known[event.event_id] = context.state_group
+            pairs.append((event, context))
+            await self._clock.breathe()
+        before = await self._reader.state_groups(known)
+        now = self._clock.now_ms()
+
+        def restate(txn: LoggingTransaction) -> None:
+            journal(txn, job.job_id, Action.RESTATE.value, now, before.items())
+            txn.execute_batch(
+                "UPDATE event_to_state_groups SET state_group = ? WHERE event_id = ?",
+                [(group, event_id) for event_id, group in known.items()],
+            )
+            self._store._invalidate_cache_and_stream_bulk(
+                txn, self._store._get_state_group_for_event, [(i,) for i in known]
+            )
+
+        async with self._stores.state_deletion.persisting_state_group_references(pairs):
+            await self._database.run("restate", restate)
+        return [(step, step.verdict) for step in steps]
+
+    async def _index(
+        self, job: Job, steps: Sequence[Step], checker: EventChecker
+    ) -> list[tuple[Step, Verdict]]:
+        persist = self._stores.persist_events
+        assert persist is not None
+        store_row = {
+            EventTypes.Message: persist._store_room_message_txn,
+            EventTypes.Topic: persist._store_room_topic_txn,
+            EventTypes.Name: persist._store_room_name_txn,
+        }
+        now = self._clock.now_ms()
+
+        def index(txn: LoggingTransaction) -> None:
+            originals: list[tuple[str, object]] = [(s.node.event_id, {}) for s in steps]
+            journal(txn, job.job_id, Action.INDEX.value, now, originals)
+            for step in steps:
+                event = checker.event(step.node.event_id)
+                event.internal_metadata.stream_ordering = step.node.stream_ordering
+                store_row[event.type](txn, event)
+
+        await self._database.run("index", index)
+        return [(step, step.verdict) for step in steps]
+
+    async def finish(self, plan: Plan) -> None:
+        """Brings forward extremities and current state in line with the accepted events.
+
+        Args:
+            plan: the plan that was carried out, as far as it was.
+        """
+        room_id = plan.room_id
+
+        async def mend() -> None:
+            await self._mend_extremities(room_id, plan.extremities)
+
+        await self._hooks.update_current_state(room_id, mend)
+        self._notifier.on_new_event(
+            StreamKeyType.ROOM, self._store.get_room_max_token(), rooms=[room_id]
+        )
+        self._notifier.notify_replication()
+
+    async def _mend_extremities(self, room_id: str, planned: Collection[str]) -> None:
+        stored = await self._reader.extremities(room_id)
+        candidates = stored | frozenset(planned)
+        bad = await self._reader.not_standing(candidates)
+        followed = await self._reader.followed(candidates)
+        wanted = forward_extremities(candidates, bad, (), followed)
+        if wanted == stored or not wanted:
+            return
+        persist = self._stores.persist_events
+        assert persist is not None
+        position = self._store.get_room_max_stream_ordering()
+
+        def write(txn: LoggingTransaction) -> None:
+            persist._update_forward_extremities_txn(
+                txn,
+                room_id,
+                new_forward_extremities=set(wanted),
+                max_stream_order=position,
+            )
+            self._store._invalidate_cache_and_stream(
+                txn, self._store.get_latest_event_ids_in_room, (room_id,)
+            )
+
+        await self._database.run("mend_extremities", write)
+
+
+def _lookup(context: EventContext) -> StateLookup:
+    async def lookup(keys: Collection[StateKey]) -> StateIds:
+        return await context.get_prev_state_ids(StateFilter.from_types(keys))
+
+    return lookup

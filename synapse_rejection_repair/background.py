@@ -1,0 +1,66 @@
+"""Starting jobs on the process that is to run them, and taking up those that were left."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from synapse_rejection_repair.domain.job import Job
+from synapse_rejection_repair.jobs import RepairRunner
+from synapse_rejection_repair.ports import JobStore
+
+logger = logging.getLogger(__name__)
+
+_AT_ONCE = 2
+"""How many jobs one process runs at a time; others wait, scheduled."""
+
+
+class Background:
+    """Runs jobs in the background of one process.
+
+    Args:
+        store: the jobs.
+        runner: carries one job out; `None` on a process that writes no events.
+        writes_room: whether this process writes the events of a room.
+        spawn: runs a function as a background process of Synapse's.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        runner: RepairRunner | None,
+        writes_room: Callable[[str], bool],
+        spawn: Callable[[Callable[[], Awaitable[None]]], object],
+    ) -> None:
+        self._store = store
+        self._runner = runner
+        self._writes_room = writes_room
+        self._spawn = spawn
+        self._running: set[str] = set()
+
+    def started(self, job: Job) -> None:
+        """Begins a new job at once where this process is the one to run it."""
+        if self._writes_room(job.room_id):
+            self._begin(job)
+
+    async def poll(self) -> None:
+        """Takes up jobs that were asked of other processes, or left by one that died."""
+        if self._runner is None:
+            return
+        for job in await self._store.unfinished():
+            self._begin(job)
+
+    def _begin(self, job: Job) -> None:
+        runner = self._runner
+        if runner is None or job.job_id in self._running or len(self._running) >= _AT_ONCE:
+            return
+        self._running.add(job.job_id)
+
+        async def run() -> None:
+            try:
+                await runner.run(job)
+            finally:
+                self._running.discard(job.job_id)
+            await self.poll()
+
+        self._spawn(run)

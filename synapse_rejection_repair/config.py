@@ -1,0 +1,69 @@
+"""The module's configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attr
+
+DEFAULT_PATH = "/_synapse/rejection_repair"
+
+
+@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+class BadConfig(Exception):
+    """A field of the configuration is wrong.
+
+    Attributes:
+        field: the field.
+        reason: what is wrong with it.
+    """
+
+    field: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"'{self.field}' {self.reason}"
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class Config:
+    """What `homeserver.yaml` says.
+
+    Attributes:
+        path: the path below which the endpoints are mounted.
+    """
+
+    path: str = DEFAULT_PATH
+
+
+def parse_config(config: object) -> Config:
+    """Reads the `config` section of the module's entry in `homeserver.yaml`.
+
+    Args:
+        config: the section as YAML has it; nothing is all defaults.
+
+    Raises:
+        BadConfig: a field is unknown or wrong.
+    """
+    if config is None:
+        return Config()
+    if not isinstance(config, Mapping):
+        raise BadConfig("config", "must be a mapping")
+    known = {field.name for field in attr.fields(Config)}
+    for field in config:
+        if field not in known:
+            raise BadConfig(str(field), f"is not known; known are: {', '.join(sorted(known))}")
+    return Config(path=_path(config.get("path", DEFAULT_PATH)))
+
+
+def _path(value: Any) -> str:
+    if not isinstance(value, str) or not value.startswith("/"):
+        raise BadConfig("path", "must be a string that begins with '/'")
+    path = value.rstrip("/")
+    if not path.startswith("/_") or any(c in path for c in " ?#%") or "//" in path:
+        raise BadConfig("path", "must begin with '/_' and be a plain path, such as " + DEFAULT_PATH)
+    for taken in ("/_matrix", "/_synapse/admin", "/_synapse/client", "/_synapse/metrics"):
+        if path == taken or path.startswith(taken + "/"):
+            raise BadConfig("path", f"must not lie below {taken}, which Synapse serves itself")
+    return path

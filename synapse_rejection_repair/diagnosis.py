@@ -1,0 +1,109 @@
+"""Telling an admin what happened in a room: roots, cascades, verdicts, and the room's health."""
+
+from __future__ import annotations
+
+import attr
+
+from synapse_rejection_repair.domain.cascade import Cascade, cascades
+from synapse_rejection_repair.domain.health import Finding, Problem, problem
+from synapse_rejection_repair.domain.model import Node, Verdict
+from synapse_rejection_repair.domain.plan import Action, Deliver
+from synapse_rejection_repair.domain.scope import Scope
+from synapse_rejection_repair.planner import Planner
+from synapse_rejection_repair.ports import Clock, RoomReader
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class Root:
+    """One cause of an incident.
+
+    Attributes:
+        node: the rejected event that cites no rejected event.
+        verdict: what its checks say today.
+        cascade: what was rejected only because of it.
+    """
+
+    node: Node
+    verdict: Verdict
+    cascade: Cascade
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class Diagnosis:
+    """What happened in a room.
+
+    Attributes:
+        rejected_events: how many of its events are rejected.
+        roots: the causes, oldest first.
+        still_flowing: the servers whose events were accepted since the first rejection.
+    """
+
+    rejected_events: int
+    roots: list[Root]
+    still_flowing: list[str]
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class Diagnostician:
+    """Looks at rooms. Reads only.
+
+    Attributes:
+        reader: the database.
+        planner: runs Synapse's checks again.
+        clock: lets the server breathe.
+    """
+
+    reader: RoomReader
+    planner: Planner
+    clock: Clock
+
+    async def diagnose(self, room_id: str) -> Diagnosis:
+        """Tells the roots of a room's rejections from the cascade.
+
+        Raises:
+            UnknownRoom: this server has never heard of the room.
+        """
+        facts = await self.reader.facts(room_id, scan=False)
+        rejected = facts.suspects
+        if not rejected:
+            return Diagnosis(0, [], [])
+        found = await self.clock.in_thread(cascades, rejected)
+        verdicts = await self.planner.verdicts(facts, found)
+        first = min(node.stream_ordering for node in rejected.values())
+        return Diagnosis(
+            rejected_events=len(rejected),
+            roots=[Root(rejected[r], verdicts[r], cascade) for r, cascade in found.items()],
+            still_flowing=await self.reader.servers_accepted_since(room_id, first),
+        )
+
+    async def health(self, room_id: str) -> list[Problem]:
+        """Finds what is wrong with a room, by the rules of `domain.health`.
+
+        Raises:
+            UnknownRoom: this server has never heard of the room.
+        """
+        facts = await self.reader.facts(room_id)
+        defects = await self.reader.defects(room_id)
+        scope, live = Scope(), Deliver.LIVE
+        plan = await self.planner.plan(facts, scope, live, facts.suspects)
+        rejected = [s for s in plan.verdicts if s.node.rejected is not None]
+        problems = [
+            *problem(
+                Finding.WRONGLY_REJECTED,
+                [s.node.event_id for s in rejected if s.action is Action.RECEIVE],
+            ),
+            *problem(
+                Finding.REJECTED,
+                [s.node.event_id for s in rejected if s.action is Action.REJECT],
+                repairable=False,
+            ),
+            *problem(Finding.BAD_EXTREMITIES, sorted(facts.bad_extremities)),
+            *problem(Finding.BAD_CURRENT_STATE, await self.reader.bad_current_state(room_id)),
+        ]
+        for finding, event_ids in defects.items():
+            problems += problem(finding, event_ids)
+        if facts.current_state and facts.extremities:
+            as_it_is = await self.planner.plan(facts, scope, live, ())
+            mismatch = [c.after or c.before or "" for c in as_it_is.state_changes]
+            problems += problem(Finding.STATE_MISMATCH, mismatch)
+        return problems

@@ -1,0 +1,1 @@
+"""The decisions: DAG, cascades, verdicts and plans, as pure values without I/O."""

@@ -1,0 +1,197 @@
+"""A repair as a value: the dry run prints it, the run executes it."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+
+import attr
+
+from synapse_rejection_repair.domain.model import (
+    Node,
+    StateChange,
+    StateIds,
+    Verdict,
+)
+from synapse_rejection_repair.domain.scope import Scope
+
+
+class Deliver(str, enum.Enum):
+    """How the clients of this server are told of what they missed."""
+
+    LIVE = "live"
+    """Of every message and state event, as if just received."""
+    HISTORY = "history"
+    """Of the room's state and its newest events; the rest is history to scroll back to."""
+
+
+class Action(str, enum.Enum):
+    """What a step does with one event."""
+
+    RECEIVE = "receive"
+    """Hand the event to Synapse anew, as accepted."""
+    REJECT = "reject"
+    """Leave a rejected event rejected; mark a damaged one rejected again."""
+    RESTATE = "restate"
+    """Recompute the state at an accepted event whose ancestors have changed."""
+    INDEX = "index"
+    """Write an accepted event's missing search row."""
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class Step:
+    """What the plan does with one event.
+
+    Attributes:
+        node: the event.
+        action: what is done with it.
+        verdict: the outcome of its checks (of a restated event: accept).
+        backfill: it is stored as history, so that no syncing client is sent it.
+    """
+
+    node: Node
+    action: Action
+    verdict: Verdict
+    backfill: bool = False
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class Plan:
+    """All that a repair of one room does, in the order in which it does it.
+
+    Attributes:
+        room_id: the room.
+        fingerprint: of the facts that the plan was made from.
+        steps: what is done with each event, parents first.
+        state_changes: how the room's current state changes.
+        extremities: the forward extremities that the room will have.
+        mend_extremities: the stored forward extremities need correcting even where no
+            event is received.
+    """
+
+    room_id: str
+    fingerprint: str
+    steps: tuple[Step, ...]
+    state_changes: tuple[StateChange, ...]
+    extremities: frozenset[str]
+    mend_extremities: bool = False
+
+    @property
+    def verdicts(self) -> list[Step]:
+        """The steps that judge an event: those that the answer of a dry run lists."""
+        return [s for s in self.steps if s.action in (Action.RECEIVE, Action.REJECT)]
+
+    @property
+    def accepted(self) -> int:
+        """How many events the plan accepts."""
+        return sum(s.action is Action.RECEIVE for s in self.steps)
+
+    @property
+    def rejected(self) -> int:
+        """How many events the plan leaves rejected."""
+        return sum(s.action is Action.REJECT for s in self.steps)
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return (
+            not self.state_changes
+            and not self.mend_extremities
+            and all(s.action is Action.REJECT and not s.node.damaged for s in self.steps)
+        )
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class RoomFacts:
+    """What a plan is made from, as read from the database at one time.
+
+    Attributes:
+        room_id: the room.
+        room_version: its version's identifier.
+        suspects: the rejected and the damaged events, by id.
+        stale: accepted events whose stored state is known to be wrong, by id.
+        unindexed: accepted events whose search row is missing, by id.
+        current_state: the room's current state as stored.
+        extremities: the forward extremities as stored.
+        bad_extremities: those of them that are rejected, missing or outliers.
+        max_stream_ordering: the newest event's stream ordering.
+    """
+
+    room_id: str
+    room_version: str
+    suspects: Mapping[str, Node]
+    stale: Mapping[str, Node]
+    unindexed: Mapping[str, Node]
+    current_state: StateIds
+    extremities: frozenset[str]
+    bad_extremities: frozenset[str]
+    max_stream_ordering: int
+
+    @property
+    def nothing_wrong(self) -> bool:
+        """Whether the room has neither a suspect nor a defect."""
+        return not (self.suspects or self.stale or self.unindexed or self.bad_extremities)
+
+    def fingerprint(self, scope: Scope, deliver: Deliver) -> str:
+        """A digest of the request and of the facts that decide its plan.
+
+        A message that is accepted meanwhile does not change it; a further rejection
+        in scope, a change of the current state or of what is damaged does.
+        """
+        chosen = scope.select(self.suspects)
+        return _digest(
+            {
+                "room": self.room_id,
+                "scope": [
+                    sorted(scope.event_ids),
+                    scope.since_ts,
+                    scope.until_ts,
+                    sorted(scope.force),
+                ],
+                "deliver": deliver.value,
+                "suspects": sorted(
+                    [i, n.rejected, n.damaged] for i, n in self.suspects.items() if i in chosen
+                ),
+                "stale": sorted(self.stale),
+                "unindexed": sorted(self.unindexed),
+                "extremities": sorted(self.bad_extremities),
+                "state": sorted((*k, v) for k, v in self.current_state.items()),
+            }
+        )
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def delivered_as_history(
+    nodes: Iterable[Node],
+    deliver: Deliver,
+    final_state: StateIds,
+    extremities: frozenset[str],
+) -> set[str]:
+    """The accepted events that are stored without sending them to syncing clients.
+
+    A state event that an event known to the clients has superseded is always among
+    them: arriving late in their timelines, it would undo the newer one.
+
+    Args:
+        nodes: the accepted events, in the order in which they are received.
+        deliver: what the request asks for.
+        final_state: the room's current state after the repair.
+        extremities: the room's forward extremities after the repair.
+    """
+    received = list(nodes)
+    ids = {node.event_id for node in received}
+    history = set()
+    for node in received:
+        key = node.key
+        if key is not None and final_state.get(key) != node.event_id:
+            superseded_by_known = key in final_state and final_state[key] not in ids
+            if superseded_by_known or deliver is Deliver.HISTORY:
+                history.add(node.event_id)
+        elif key is None and deliver is Deliver.HISTORY and node.event_id not in extremities:
+            history.add(node.event_id)
+    return history

@@ -1,0 +1,166 @@
+"""What can go wrong with a request or a job; `rest.errors` makes it HTTP."""
+
+from __future__ import annotations
+
+import attr
+
+
+@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+class RepairError(Exception):
+    """The base of everything that this module refuses or fails at.
+
+    As a string it is one sentence that says what is wrong and, where possible, what to do.
+    """
+
+    def __str__(self) -> str:
+        raise NotImplementedError
+
+
+@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+class InvalidParam(RepairError):
+    """A parameter that is understood as JSON but makes no sense."""
+
+    param: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"'{self.param}' {self.reason}"
+
+
+@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+class UnknownRoom(RepairError):
+    """This server has never heard of the room."""
+
+    room_id: str
+
+    def __str__(self) -> str:
+        return f"Room {self.room_id} is not known to this server"
+
+
+@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+class UnknownEvents(RepairError):
+    """This server does not have the events in the room."""
+
+    room_id: str
+    event_ids: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"Not known to this server in room {self.room_id}: {', '.join(self.event_ids)}"
+
+
+@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+class UnknownJob(RepairError):
+    """There is no job of that id and kind."""
+
+    kind: str
+    job_id: str
+
+    def __str__(self) -> str:
+        return f"There is no {self.kind} {self.job_id}"
+
+
+@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+class NotRejected(RepairError):
+    """The events are not rejected, so there is nothing to repair or force."""
+
+    param: str
+    event_ids: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"'{self.param}' names events that are not rejected: {', '.join(self.event_ids)}"
+
+
+@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+class JobRunning(RepairError):
+    """Another job is at work in the room."""
+
+    room_id: str
+    job_id: str
+
+    def __str__(self) -> str:
+        return f"Job {self.job_id} is already running in room {self.room_id}"
+
+
+@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+class JobOver(RepairError):
+    """The job has ended, so it cannot be cancelled."""
+
+    job_id: str
+    status: str
+
+    def __str__(self) -> str:
+        return f"Job {self.job_id} is over already: {self.status}"
+
+
+@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+class FactsChanged(RepairError):
+    """The room is not as it was when the dry run was made."""
+
+    room_id: str
+
+    def __str__(self) -> str:
+        return (
+            f"Room {self.room_id} has changed since that plan was made,"
+            " or the plan was made for another request: make a new dry run"
+        )
+
+
+@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+class NotInRoom(RepairError):
+    """No user of this server is in the room."""
+
+    room_id: str
+
+    def __str__(self) -> str:
+        return (
+            f"This server is not in room {self.room_id} (any more):"
+            " only a room with a joined local user can be repaired"
+        )
+
+
+@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+class PartialState(RepairError):
+    """The room's state is still being fetched after a faster join."""
+
+    room_id: str
+
+    def __str__(self) -> str:
+        return (
+            f"Room {self.room_id} has partial state: wait until Synapse has fetched the"
+            " rest of it after the join"
+        )
+
+
+@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+class UnsupportedRoomVersion(RepairError):
+    """The room's version works in a way that this module does not know."""
+
+    room_id: str
+    room_version: str
+
+    def __str__(self) -> str:
+        return f"Room {self.room_id} has version {self.room_version}, which is not supported"
+
+
+@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+class UnsupportedSynapse(RepairError):
+    """Synapse's insides differ from those that this module was audited with."""
+
+    differences: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            "This version of synapse_rejection_repair does not know this version of Synapse"
+            f" and does nothing: {'; '.join(self.differences)}"
+        )
+
+
+@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+class StepFailed(RepairError):
+    """A step of a running job did not have the effect that the plan foretold."""
+
+    event_id: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"Event {self.event_id}: {self.reason}"

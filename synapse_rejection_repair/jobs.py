@@ -1,0 +1,191 @@
+"""The loop that carries repairs out: plan, take a few steps, re-check, write, note, go on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+
+import attr
+
+from synapse_rejection_repair.domain.job import Job, Status
+from synapse_rejection_repair.domain.plan import Action, Plan, Step
+from synapse_rejection_repair.errors import RepairError, StepFailed
+from synapse_rejection_repair.planner import Planner
+from synapse_rejection_repair.ports import Checker, Clock, JobStore, RoomReader, RoomWriter
+
+logger = logging.getLogger(__name__)
+
+_CHUNK = 25
+"""How many events are stored in one transaction: what other rooms wait for at most."""
+
+_SETTLE_SECONDS = 60.0
+"""How long the end of a job waits for events that were on their way in, in seconds."""
+
+_FRUITLESS_PASSES = 3
+"""After how many passes without a single step carried out a job gives up."""
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class RepairRunner:
+    """Carries out jobs of rooms whose events this process writes.
+
+    Every step is done and journalled in one transaction, and a plan is only ever made
+    from what is stored. So a job that was killed is taken up by planning again.
+
+    Attributes:
+        store: the jobs.
+        reader: the database.
+        planner: makes plans.
+        writer: changes rooms.
+        make_checker: gives a fresh checker for the events of one room.
+        clock: lets the server breathe.
+    """
+
+    store: JobStore
+    reader: RoomReader
+    planner: Planner
+    writer: RoomWriter
+    make_checker: Callable[[str, str], Checker]
+    clock: Clock
+
+    async def run(self, job: Job) -> Job:
+        """Carries a job out to its end, whatever that is."""
+        logger.info("Repair %s of %s: begins", job.job_id, job.room_id)
+        try:
+            job = await self._begin(job)
+            job = await self._passes(job)
+        except RepairError as e:
+            job = attr.evolve(job, status=Status.FAILED, error=str(e))
+        except Exception as e:
+            # The message of an unknown error could hold anything; the log has it.
+            logger.exception("Repair %s of %s: failed", job.job_id, job.room_id)
+            reason = f"An unexpected {type(e).__name__} ended the job: see Synapse's log"
+            job = attr.evolve(job, status=Status.FAILED, error=reason)
+        job = await self.store.save(attr.evolve(job, finished_ts=self.clock.now_ms()))
+        logger.info(
+            "Repair %s of %s: %s, accepted %d, left rejected %d%s",
+            job.job_id,
+            job.room_id,
+            job.status.value,
+            job.accepted,
+            job.rejected,
+            f": {job.error}" if job.error else "",
+        )
+        return job
+
+    async def _begin(self, job: Job) -> Job:
+        await self.reader.require_repairable(job.room_id)
+        position = job.start_position
+        if position is None:
+            position = await self.reader.position(job.room_id)
+        return await self.store.save(
+            attr.evolve(
+                job,
+                status=Status.ACTIVE,
+                started_ts=job.started_ts or self.clock.now_ms(),
+                start_position=position,
+            )
+        )
+
+    async def _passes(self, job: Job) -> Job:
+        """Plans and carries out, until a plan finds nothing left to do.
+
+        One pass is not enough where the room goes on meanwhile: what was received just
+        before its root was accepted has been rejected by the race.
+        """
+        fruitless = 0
+        while True:
+            plan = await self._plan(job)
+            accepted = await self.store.accepted_by(job.job_id)
+            job = await self.store.save(
+                attr.evolve(
+                    job,
+                    total=len(accepted) + len(plan.verdicts),
+                    done=len(accepted),
+                    accepted=len(accepted),
+                    state_changes=job.state_changes or plan.state_changes,
+                )
+            )
+            if not plan.idle and not job.cancel_requested:
+                job, carried_out = await self._carry_out(job, plan)
+                await self.writer.finish(plan)
+                fruitless = 0 if carried_out else fruitless + 1
+                if fruitless >= _FRUITLESS_PASSES:
+                    raise _stuck(plan)
+            if job.cancel_requested:
+                return attr.evolve(job, status=Status.CANCELLED)
+            if plan.idle:
+                rejected = plan.rejected
+                return attr.evolve(
+                    job,
+                    status=Status.COMPLETE,
+                    rejected=rejected,
+                    done=job.accepted + rejected,
+                )
+            await self._settle(job)
+
+    async def _plan(self, job: Job) -> Plan:
+        facts = await self.reader.facts(job.room_id)
+        chosen = job.request.scope.select(
+            facts.suspects,
+            repaired=await self.store.accepted_by(job.job_id),
+            after=job.start_position,
+        )
+        return await self.planner.plan(facts, job.request.scope, job.request.deliver, chosen)
+
+    async def _carry_out(self, job: Job, plan: Plan) -> tuple[Job, int]:
+        """Carries a plan out as far as its verdicts hold; gives how many steps were done."""
+        version = await self.reader.require_room(job.room_id)
+        checker = self.make_checker(job.room_id, version)
+        carried_out = 0
+        for chunk in chunks(plan.steps):
+            began = self.clock.now_ms()
+            if chunk[0].action is Action.REJECT and not any(s.node.damaged for s in chunk):
+                job = attr.evolve(
+                    job, rejected=job.rejected + len(chunk), done=job.done + len(chunk)
+                )
+                continue
+            decided = await self.writer.apply(job, chunk, checker)
+            held = [s for s, verdict in decided if verdict.outcome is s.verdict.outcome]
+            carried_out += len(held)
+            accepted = sum(s.action is Action.RECEIVE for s in held)
+            rejected = sum(s.action is Action.REJECT for s in held)
+            job = await self.store.save(
+                attr.evolve(
+                    job,
+                    accepted=job.accepted + accepted,
+                    rejected=job.rejected + rejected,
+                    done=job.done + accepted + rejected,
+                )
+            )
+            if job.cancel_requested or len(held) < len(chunk):
+                break
+            # As long as the writes took, everything else gets the database to itself.
+            await self.clock.pause((self.clock.now_ms() - began) / 1000)
+        return attr.evolve(job, rejected=0), carried_out
+
+    async def _settle(self, job: Job) -> None:
+        now = self.clock.now_ms()
+        deadline = now + _SETTLE_SECONDS * 1000
+        while not await self.reader.settled(job.room_id, now):
+            if self.clock.now_ms() > deadline:
+                return
+            await self.clock.pause(0.1)
+
+
+def chunks(steps: Sequence[Step]) -> Iterator[list[Step]]:
+    """Cuts a plan into runs of steps that are carried out alike, none too long."""
+    for _, run in groupby(steps, key=lambda s: (s.action, s.backfill)):
+        alike = list(run)
+        for start in range(0, len(alike), _CHUNK):
+            yield alike[start : start + _CHUNK]
+
+
+def _stuck(plan: Plan) -> StepFailed:
+    for step in plan.steps:
+        if step.action is not Action.REJECT:
+            return StepFailed(
+                step.node.event_id, "what the plan foretells for it does not come true"
+            )
+    return StepFailed("", "the room's current state does not become what the plan foretells")

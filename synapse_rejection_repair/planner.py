@@ -1,0 +1,404 @@
+"""Works out what a repair would do, by walking a room's DAG with Synapse's own checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import islice
+from typing import TypeVar
+
+import attr
+
+from synapse_rejection_repair.domain.dag import in_order
+from synapse_rejection_repair.domain.extremities import forward_extremities
+from synapse_rejection_repair.domain.model import (
+    Check,
+    Node,
+    Outcome,
+    StateIds,
+    StateKey,
+    Verdict,
+    state_changes,
+)
+from synapse_rejection_repair.domain.plan import (
+    Action,
+    Deliver,
+    Plan,
+    RoomFacts,
+    Step,
+    delivered_as_history,
+)
+from synapse_rejection_repair.domain.scope import Scope
+from synapse_rejection_repair.domain.state import StateBook, StateRef
+from synapse_rejection_repair.ports import Checker, Clock, RoomReader, StateLookup, StateReader
+
+T = TypeVar("T")
+_BATCH = 200
+"""How many events are read at a time."""
+
+NO_STATE = Verdict(
+    Outcome.UNKNOWN,
+    Check.STATE_BEFORE,
+    "The state before the event is not known here: events before it are missing",
+)
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class Planner:
+    """Makes plans and verdicts. Reads only.
+
+    Attributes:
+        reader: the database.
+        states: stored states and their resolution.
+        make_checker: gives a fresh checker for the events of one room.
+        clock: lets the server breathe.
+    """
+
+    reader: RoomReader
+    states: StateReader
+    make_checker: Callable[[str, str], Checker]
+    clock: Clock
+
+    async def plan(
+        self, facts: RoomFacts, scope: Scope, deliver: Deliver, chosen: Collection[str]
+    ) -> Plan:
+        """Works out a repair.
+
+        Args:
+            facts: the room as it is.
+            scope: what the request asks for.
+            deliver: how clients are to be told.
+            chosen: the suspects in scope.
+        """
+        walk = await self._walk(facts, set(chosen), scope.force, judge_all=True)
+        return await walk.plan(scope, deliver)
+
+    async def verdicts(self, facts: RoomFacts, roots: Collection[str]) -> dict[str, Verdict]:
+        """The verdict on each root, run again now, as a repair of the whole room would give it.
+
+        Messages of the cascade are not judged: no verdict on a root depends on them.
+        """
+        walk = await self._walk(facts, set(facts.suspects), frozenset(), set(roots))
+        return {root: walk.verdicts[root] for root in roots}
+
+    async def _walk(
+        self,
+        facts: RoomFacts,
+        chosen: set[str],
+        force: frozenset[str],
+        judge: Collection[str] = (),
+        *,
+        judge_all: bool = False,
+    ) -> _Walk:
+        checker = self.make_checker(facts.room_id, facts.room_version)
+        walk = _Walk(self, checker, facts, chosen, force)
+        await walk.gather()
+        await walk.run(None if judge_all else set(judge))
+        return walk
+
+
+class _Walk:
+    """One walk over the events that a repair may touch, parents first."""
+
+    def __init__(
+        self,
+        planner: Planner,
+        checker: Checker,
+        facts: RoomFacts,
+        chosen: set[str],
+        force: frozenset[str],
+    ) -> None:
+        self._reader, self._states, self._clock = planner.reader, planner.states, planner.clock
+        self._checker = checker
+        self._facts = facts
+        self._chosen = chosen
+        self._force = force
+        self._book = StateBook()
+        self._nodes: dict[str, Node] = {}
+        self._groups: dict[str, int] = {}
+        self._after: dict[str, StateRef] = {}
+        self._followed: set[str] = set()
+        self._merged: dict[frozenset[StateRef], StateRef] = {}
+        self._same: dict[tuple[StateRef, StateRef], bool] = {}
+        self._entries: dict[tuple[int, StateKey], str | None] = {}
+        self._tips = set(facts.extremities - facts.bad_extremities)
+        self._steps: list[Step] = []
+        self._order_of: dict[str, int] = {}
+        self.verdicts: dict[str, Verdict] = {}
+
+    async def gather(self) -> None:
+        """Collects the suspects and the accepted events whose state may change with them."""
+        facts = self._facts
+        self._nodes = {**facts.stale, **facts.suspects}
+        followers: dict[str, list[str]] = {}
+        for node in facts.suspects.values():
+            for parent in node.prev_event_ids:
+                followers.setdefault(parent, []).append(node.event_id)
+
+        frontier = {
+            node.event_id
+            for node in self._nodes.values()
+            if (node.key is not None and node.event_id in self._chosen)
+            or node.event_id in facts.stale
+        }
+        seen = set(frontier)
+        while frontier:
+            children: set[str] = set()
+            for batch in _batches(sorted(frontier), _BATCH):
+                for nodes in (await self._reader.accepted_children(batch)).values():
+                    children.update(node.event_id for node in nodes)
+                    for node in nodes:
+                        self._nodes.setdefault(node.event_id, node)
+                for parent in batch:
+                    children.update(followers.get(parent, ()))
+                await self._clock.breathe()
+            frontier = children - seen
+            seen |= frontier
+        self._followed = await self._reader.followed([*facts.suspects, *facts.extremities])
+
+    async def run(self, judge: set[str] | None) -> None:
+        """Walks the events.
+
+        Args:
+            judge: the events to judge, beside all state events; `None` for all.
+        """
+        ordered: list[Node] = await self._clock.in_thread(list, in_order(self._nodes))
+        for batch in _batches(ordered, _BATCH):
+            wanted = {p for n in batch for p in (*n.prev_event_ids, n.event_id)}
+            self._groups = await self._reader.state_groups(wanted | self._facts.extremities)
+            judged = [
+                n
+                for n in batch
+                if n.event_id in self._chosen
+                and (judge is None or n.event_id in judge or n.key is not None)
+            ]
+            await self._checker.load(judged)
+            to_judge = {n.event_id for n in judged}
+            for node in batch:
+                await self._clock.breathe()
+                if node.event_id in self._facts.suspects:
+                    await self._visit_suspect(node, node.event_id in to_judge)
+                else:
+                    await self._visit_accepted(node)
+
+    async def _visit_suspect(self, node: Node, judge: bool) -> None:
+        before = None if node.outlier else await self._state_before(node)
+        if node.event_id not in self._chosen:
+            accepted = node.damaged
+            if not accepted:
+                self._checker.decide(node.event_id, False)
+            self._set_after(node, before, accepted)
+            return
+        if not judge:
+            self._set_after(node, before, False)
+            return
+        verdict = await self._judge(node, before)
+        self.verdicts[node.event_id] = verdict
+        self._checker.decide(node.event_id, verdict.accepted)
+        self._set_after(node, before, verdict.accepted)
+        self._steps.append(
+            Step(node, Action.RECEIVE if verdict.accepted else Action.REJECT, verdict)
+        )
+        if verdict.accepted and not verdict.soft_failed and not node.outlier:
+            self._tips.difference_update(node.prev_event_ids)
+            if node.event_id not in self._followed:
+                self._tips.add(node.event_id)
+
+    async def _judge(self, node: Node, before: StateRef | None) -> Verdict:
+        force = node.event_id in self._force
+        if node.outlier:
+            return await self._checker.check(node, None, force=force)
+        if before is None:
+            return NO_STATE
+        verdict = await self._checker.check(node, self._lookup(before), force=force)
+        if verdict.accepted and not force and await self._soft_fails(node, before):
+            return attr.evolve(verdict, soft_failed=True)
+        return verdict
+
+    async def _soft_fails(self, node: Node, before: StateRef) -> bool:
+        """Check 6 against what this server knew when it stored the event.
+
+        Mirrors `FederationEventHandler._check_for_soft_fail` (read in Synapse 1.151.0
+        and 1.163.2). State that arrived here after the event does not count: without
+        the error the event would have been received before it.
+        """
+        if self._tips == set(node.prev_event_ids):
+            return False
+        refs = {ref for tip in self._tips if (ref := self._ref(tip)) is not None}
+        if refs <= {before}:
+            return False
+        keys = self._checker.auth_keys(node)
+        known = await self._lookup(before)(keys)
+        current = known
+        for ref in refs:
+            if await self._lookup(ref)(keys) != known:
+                current = await self._lookup(await self._merge(refs))(keys)
+                break
+        changed = [i for k, i in current.items() if known.get(k) != i]
+        if not changed and current.keys() == known.keys():
+            return False
+        self._order_of.update(await self._orderings(changed))
+        here_before = {
+            key: found
+            for key, found in current.items()
+            if self._order_of.get(found, node.stream_ordering) < node.stream_ordering
+        }
+        then = {**known, **here_before}
+
+        async def lookup(wanted: Collection[StateKey]) -> StateIds:
+            return {k: then[k] for k in wanted if k in then}
+
+        return await self._checker.soft_fails(node, lookup)
+
+    async def _orderings(self, event_ids: Iterable[str]) -> dict[str, int]:
+        unknown = []
+        found = {}
+        for event_id in event_ids:
+            if event_id in self._nodes:
+                found[event_id] = self._nodes[event_id].stream_ordering
+            elif event_id not in self._order_of:
+                unknown.append(event_id)
+        if unknown:
+            found.update(await self._reader.stream_orderings(unknown))
+        return found
+
+    async def _visit_accepted(self, node: Node) -> None:
+        stored = self._groups.get(node.event_id)
+        if stored is None or node.outlier:
+            return
+        touched = any(p in self._after for p in node.prev_event_ids)
+        if not touched and node.event_id not in self._facts.stale:
+            self._after[node.event_id] = stored
+            return
+        before = await self._state_before(node)
+        if before is None:
+            self._after[node.event_id] = stored
+            return
+        after = before if node.key is None else self._book.derive(before, {node.key: node.event_id})
+        if await self._equal(stored, after):
+            self._after[node.event_id] = stored
+            return
+        self._after[node.event_id] = after
+        self._steps.append(Step(node, Action.RESTATE, Verdict(Outcome.ACCEPT)))
+
+    def _set_after(self, node: Node, before: StateRef | None, accepted: bool) -> None:
+        if before is None:
+            return
+        key = node.key
+        if accepted and key is not None:
+            self._after[node.event_id] = self._book.derive(before, {key: node.event_id})
+        else:
+            self._after[node.event_id] = before
+
+    async def _state_before(self, node: Node) -> StateRef | None:
+        refs: set[StateRef] = set()
+        incomplete = not node.prev_event_ids and node.type != "m.room.create"
+        for parent in node.prev_event_ids:
+            ref = self._ref(parent)
+            if ref is None:
+                incomplete = True
+            else:
+                refs.add(ref)
+        if incomplete:
+            # Synapse asked another server for the state at the gap when it received the
+            # event, and that is what it stored.
+            stored = self._groups.get(node.event_id)
+            if stored is None:
+                return None
+            refs.add(stored)
+        if not refs:
+            # Only m.room.create has nothing before it.
+            return self._groups.get(node.event_id)
+        return await self._merge(refs)
+
+    def _ref(self, event_id: str) -> StateRef | None:
+        ref = self._after.get(event_id)
+        return self._groups.get(event_id) if ref is None else ref
+
+    def _lookup(self, ref: StateRef) -> StateLookup:
+        async def lookup(keys: Collection[StateKey]) -> StateIds:
+            group, found = self._book.resolve(ref, keys)
+            missing = [k for k in keys if k not in found and (group, k) not in self._entries]
+            if missing:
+                entries = await self._states.entries(group, missing)
+                for key in missing:
+                    self._entries[group, key] = entries.get(key)
+            for key in keys:
+                if key not in found:
+                    found[key] = self._entries[group, key]
+            return {k: v for k, v in found.items() if v is not None}
+
+        return lookup
+
+    async def full(self, ref: StateRef) -> StateIds:
+        """All entries of a state."""
+        group, found = self._book.resolve(ref)
+        state = {**await self._states.full(group), **found}
+        return {k: v for k, v in state.items() if v is not None}
+
+    async def _merge(self, refs: Collection[StateRef]) -> StateRef:
+        distinct = frozenset(refs)
+        if len(distinct) == 1:
+            return next(iter(distinct))
+        if distinct not in self._merged:
+            ordered = sorted(distinct)
+            states = [await self.full(ref) for ref in ordered]
+            resolved = await self._states.resolve(
+                self._facts.room_id, self._facts.room_version, states, self._checker
+            )
+            base = states[0]
+            delta: dict[StateKey, str | None] = {
+                k: v for k, v in resolved.items() if base.get(k) != v
+            }
+            delta.update({k: None for k in base if k not in resolved})
+            self._merged[distinct] = self._book.derive(ordered[0], delta)
+        return self._merged[distinct]
+
+    async def _equal(self, one: StateRef, other: StateRef) -> bool:
+        if one == other:
+            return True
+        if (one, other) not in self._same:
+            self._same[one, other] = await self.full(one) == await self.full(other)
+        return self._same[one, other]
+
+    async def plan(self, scope: Scope, deliver: Deliver) -> Plan:
+        """The plan that the walk amounts to."""
+        facts = self._facts
+        received = [s.node for s in self._steps if s.action is Action.RECEIVE]
+        tips = [
+            s.node
+            for s in self._steps
+            if s.action is Action.RECEIVE and not s.verdict.soft_failed and not s.node.outlier
+        ]
+        extremities = forward_extremities(
+            facts.extremities, facts.bad_extremities, tips, self._followed
+        )
+        if not extremities:
+            extremities = facts.extremities
+        self._groups = await self._reader.state_groups(extremities)
+        refs = {ref for tip in extremities if (ref := self._ref(tip)) is not None}
+        final = await self.full(await self._merge(refs)) if refs else facts.current_state
+
+        history = delivered_as_history(received, deliver, final, extremities)
+        steps = [
+            attr.evolve(s, backfill=True) if s.node.event_id in history else s for s in self._steps
+        ]
+        chosen_ids = {s.node.event_id for s in steps}
+        steps += [
+            Step(node, Action.INDEX, Verdict(Outcome.ACCEPT))
+            for node in facts.unindexed.values()
+            if node.event_id not in chosen_ids
+        ]
+        return Plan(
+            room_id=facts.room_id,
+            fingerprint=await self._clock.in_thread(facts.fingerprint, scope, deliver),
+            steps=tuple(steps),
+            state_changes=tuple(state_changes(facts.current_state, final)),
+            extremities=extremities,
+            mend_extremities=not received and extremities != facts.extremities,
+        )
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

@@ -1,0 +1,175 @@
+"""What the inner rooms ask of the outer: the Protocols that `adapter` implements."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Protocol, TypeVar
+
+from synapse_rejection_repair.domain.health import Finding
+from synapse_rejection_repair.domain.job import Job, RepairRequest, Status
+from synapse_rejection_repair.domain.listing import (
+    Listing,
+    Page,
+    RejectionFilter,
+    RejectionRow,
+    RoomRow,
+)
+from synapse_rejection_repair.domain.model import Node, StateIds, StateKey, Verdict
+from synapse_rejection_repair.domain.plan import Plan, RoomFacts, Step
+
+T = TypeVar("T")
+
+StateLookup = Callable[[Collection[StateKey]], Awaitable[StateIds]]
+"""Answers which events hold some entries of one state."""
+
+
+class Clock(Protocol):
+    """Time, and the courtesy of letting others have some."""
+
+    def now_ms(self) -> int:
+        """The time in milliseconds since the epoch."""
+
+    async def pause(self, seconds: float = 0) -> None:
+        """Lets everything else run, for at least that many seconds."""
+
+    async def breathe(self) -> None:
+        """Lets everything else run, if this task has held the reactor for long."""
+
+    async def in_thread(self, func: Callable[..., T], *args: object) -> T:
+        """Runs a pure function of much data in a thread."""
+
+
+class RoomReader(Protocol):
+    """Reads what the database says of rooms and their events. Never writes."""
+
+    async def rooms(self, page: Page) -> Listing[RoomRow]:
+        """The rooms with rejected events."""
+
+    async def rejections(
+        self, room_id: str, wanted: RejectionFilter, page: Page
+    ) -> Listing[RejectionRow]:
+        """A room's rejected events."""
+
+    async def require_room(self, room_id: str) -> str:
+        """The room's version; raises `UnknownRoom`."""
+
+    async def require_repairable(self, room_id: str) -> None:
+        """Raises `UnknownRoom`, `NotInRoom`, `PartialState` or `UnsupportedRoomVersion`."""
+
+    async def unknown_events(self, room_id: str, event_ids: Collection[str]) -> list[str]:
+        """Those of the ids that are no events of the room here."""
+
+    async def facts(self, room_id: str, *, scan: bool = True) -> RoomFacts:
+        """All that a plan for the room is made from; without a scan, only of its rejections."""
+
+    async def defects(self, room_id: str) -> dict[Finding, list[str]]:
+        """The accepted events of a room that lack something, by what they lack."""
+
+    async def position(self, room_id: str) -> int:
+        """The stream ordering of the room's newest event."""
+
+    async def bad_current_state(self, room_id: str) -> list[str]:
+        """The events in the current state that are rejected, missing or outliers."""
+
+    async def stream_orderings(self, event_ids: Collection[str]) -> dict[str, int]:
+        """The order in which this server stored each of the events."""
+
+    async def accepted_children(self, event_ids: Collection[str]) -> dict[str, list[Node]]:
+        """The accepted events in the database that follow each of the events."""
+
+    async def followed(self, event_ids: Collection[str]) -> set[str]:
+        """Those of the events that count as followed when forward extremities are made."""
+
+    async def state_groups(self, event_ids: Collection[str]) -> dict[str, int]:
+        """The stored state group of each of the events that has one."""
+
+    async def servers_accepted_since(self, room_id: str, stream_ordering: int) -> list[str]:
+        """The servers whose events were accepted after that position."""
+
+    async def settled(self, room_id: str, since_ms: int) -> bool:
+        """Whether every event that came in before that time has been processed."""
+
+
+class StateReader(Protocol):
+    """Reads and resolves states. Never writes."""
+
+    async def entries(self, group: int, keys: Collection[StateKey]) -> StateIds:
+        """Some entries of a stored state group."""
+
+    async def full(self, group: int) -> StateIds:
+        """All entries of a stored state group."""
+
+    async def resolve(
+        self, room_id: str, room_version: str, states: Sequence[StateIds], checker: Checker
+    ) -> StateIds:
+        """Synapse's state resolution of several states, with the checker's accepted events."""
+
+
+class Checker(Protocol):
+    """Runs Synapse's checks on events, taking those decided so far as decided."""
+
+    async def load(self, nodes: Sequence[Node], *, verify: bool = True) -> None:
+        """Reads a batch of events and, if told so, verifies their hashes and signatures."""
+
+    async def check(self, node: Node, state_before: StateLookup | None, *, force: bool) -> Verdict:
+        """The verdict on a loaded event.
+
+        Args:
+            node: the event.
+            state_before: the state before it; `None` for an outlier, which has none.
+            force: accept it though it fails checks 4 or 5.
+        """
+
+    async def soft_fails(self, node: Node, current: StateLookup) -> bool:
+        """Whether a loaded event fails the rules against the room's current state (check 6)."""
+
+    def auth_keys(self, node: Node) -> Collection[StateKey]:
+        """The entries of a state that the rules look at for a loaded event."""
+
+    def decide(self, event_id: str, accepted: bool) -> None:
+        """Takes an event as accepted or as rejected from now on."""
+
+
+class RoomWriter(Protocol):
+    """Changes a room, through Synapse's own doors."""
+
+    async def apply(
+        self, job: Job, steps: Sequence[Step], checker: Checker
+    ) -> list[tuple[Step, Verdict]]:
+        """Re-checks a few steps of a plan and carries out what still holds.
+
+        Each event's own rows are journalled and taken away, and the event is stored
+        anew, in one transaction. The steps must all be carried out alike.
+
+        Returns:
+            What was decided of each step. A step whose verdict now differs from the
+            plan's ends the list and is not carried out.
+        """
+
+    async def finish(self, plan: Plan) -> None:
+        """Brings forward extremities and current state in line with the accepted events."""
+
+
+class JobStore(Protocol):
+    """Keeps jobs in the module's own tables."""
+
+    async def create(self, room_id: str, request: RepairRequest) -> Job:
+        """A new job; raises `JobRunning` where the room has one."""
+
+    async def get(self, job_id: str) -> Job:
+        """The job; raises `UnknownJob`."""
+
+    async def page(self, page: Page, room_id: str | None, status: Status | None) -> Listing[Job]:
+        """The jobs."""
+
+    async def unfinished(self) -> list[Job]:
+        """The jobs that wait for this process, or that it was at when it ended."""
+
+    async def save(self, job: Job) -> Job:
+        """Writes a job's progress or end; gives it back with any request to cancel it."""
+
+    async def cancel(self, job_id: str) -> Job:
+        """Asks a job to stop; raises `UnknownJob` or `JobOver`."""
+
+    async def accepted_by(self, job_id: str) -> frozenset[str]:
+        """The events that the job has accepted so far, as its journal has them."""

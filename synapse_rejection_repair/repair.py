@@ -1,0 +1,90 @@
+"""What an admin asks for: a dry run, a repair, a look at it, its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import attr
+
+from synapse_rejection_repair.domain.job import Job, RepairRequest
+from synapse_rejection_repair.domain.model import Node
+from synapse_rejection_repair.domain.plan import Plan, RoomFacts
+from synapse_rejection_repair.errors import FactsChanged, InvalidParam, NotRejected, UnknownEvents
+from synapse_rejection_repair.planner import Planner
+from synapse_rejection_repair.ports import Clock, JobStore, RoomReader
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class RepairService:
+    """Answers requests for repairs, on any process.
+
+    Attributes:
+        reader: the database.
+        planner: makes plans.
+        store: the jobs.
+        clock: lets the server breathe.
+        started: told of a new job, so that it begins at once where it can.
+    """
+
+    reader: RoomReader
+    planner: Planner
+    store: JobStore
+    clock: Clock
+    started: Callable[[Job], None]
+
+    async def dry_run(self, room_id: str, request: RepairRequest) -> Plan:
+        """What a repair would do. Writes nothing.
+
+        Raises:
+            UnknownRoom: this server has never heard of the room.
+            NotInRoom: no local user is joined.
+            PartialState: the room's state is still being fetched.
+            UnsupportedRoomVersion: the room's version is not known.
+            UnknownEvents: the request names events that are not in the room.
+            NotRejected: the request names events that are not rejected.
+            FactsChanged: the request is bound to a plan that no longer holds.
+        """
+        facts = await self._checked_facts(room_id, request)
+        chosen = await self.clock.in_thread(request.scope.select, facts.suspects)
+        return await self.planner.plan(facts, request.scope, request.deliver, chosen)
+
+    async def start(self, room_id: str, request: RepairRequest) -> Job:
+        """Begins a repair in the background.
+
+        Raises:
+            JobRunning: the room has a job that is not over.
+            RepairError: as `dry_run`.
+        """
+        await self._checked_facts(room_id, request)
+        job = await self.store.create(room_id, request)
+        self.started(job)
+        return job
+
+    async def _checked_facts(self, room_id: str, request: RepairRequest) -> RoomFacts:
+        await self.reader.require_repairable(room_id)
+        facts = await self.reader.facts(room_id)
+        scope = request.scope
+        for param, event_ids in (("event_ids", scope.event_ids), ("force", scope.force)):
+            await self._require_rejected(room_id, param, sorted(event_ids), facts.suspects)
+        chosen = await self.clock.in_thread(scope.select, facts.suspects)
+        beyond = sorted(scope.force - chosen)
+        if beyond:
+            raise InvalidParam(
+                "force", f"names events that are not among those to repair: {', '.join(beyond)}"
+            )
+        if request.fingerprint is not None:
+            now = await self.clock.in_thread(facts.fingerprint, scope, request.deliver)
+            if now != request.fingerprint:
+                raise FactsChanged(room_id)
+        return facts
+
+    async def _require_rejected(
+        self, room_id: str, param: str, event_ids: list[str], suspects: Mapping[str, Node]
+    ) -> None:
+        others = [event_id for event_id in event_ids if event_id not in suspects]
+        if not others:
+            return
+        unknown = await self.reader.unknown_events(room_id, others)
+        if unknown:
+            raise UnknownEvents(room_id, tuple(unknown))
+        raise NotRejected(param, tuple(others))

@@ -1,0 +1,1 @@
+"""The endpoints: authenticate, parse, call, serialise."""

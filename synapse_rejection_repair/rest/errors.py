@@ -1,0 +1,46 @@
+"""The one place in which this module's errors become Matrix errors."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from synapse.api.errors import Codes, SynapseError
+
+from synapse_rejection_repair.errors import (
+    FactsChanged,
+    InvalidParam,
+    JobOver,
+    JobRunning,
+    NotInRoom,
+    NotRejected,
+    PartialState,
+    RepairError,
+    UnknownEvents,
+    UnknownJob,
+    UnknownRoom,
+    UnsupportedRoomVersion,
+    UnsupportedSynapse,
+)
+
+CONFLICT = "M_CONFLICT"
+
+_HTTP: dict[type[RepairError], tuple[HTTPStatus, str]] = {
+    InvalidParam: (HTTPStatus.BAD_REQUEST, Codes.INVALID_PARAM),
+    NotRejected: (HTTPStatus.BAD_REQUEST, Codes.INVALID_PARAM),
+    UnknownRoom: (HTTPStatus.NOT_FOUND, Codes.NOT_FOUND),
+    UnknownEvents: (HTTPStatus.NOT_FOUND, Codes.NOT_FOUND),
+    UnknownJob: (HTTPStatus.NOT_FOUND, Codes.NOT_FOUND),
+    JobRunning: (HTTPStatus.CONFLICT, CONFLICT),
+    JobOver: (HTTPStatus.CONFLICT, CONFLICT),
+    FactsChanged: (HTTPStatus.CONFLICT, CONFLICT),
+    NotInRoom: (HTTPStatus.CONFLICT, CONFLICT),
+    PartialState: (HTTPStatus.CONFLICT, CONFLICT),
+    UnsupportedRoomVersion: (HTTPStatus.CONFLICT, Codes.UNSUPPORTED_ROOM_VERSION),
+    UnsupportedSynapse: (HTTPStatus.SERVICE_UNAVAILABLE, Codes.UNKNOWN),
+}
+
+
+def to_http(error: RepairError) -> SynapseError:
+    """The Matrix error that says what an error of this module says."""
+    status, errcode = _HTTP.get(type(error), (HTTPStatus.INTERNAL_SERVER_ERROR, Codes.UNKNOWN))
+    return SynapseError(status, str(error), errcode)

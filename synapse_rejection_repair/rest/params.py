@@ -1,0 +1,156 @@
+"""Reading paths, queries and bodies, and refusing what makes no sense with a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from synapse.http.servlet import parse_json_object_from_request
+from synapse.http.site import SynapseRequest
+
+from synapse_rejection_repair.domain.listing import Page
+from synapse_rejection_repair.errors import InvalidParam
+
+MAX_LIMIT = 1000
+MAX_TS = 2**53 - 1
+"""The largest integer that Matrix's canonical JSON allows."""
+_MAX_OFFSET = 2**53 - 1
+_MAX_ID_BYTES = 255
+
+
+def query(request: SynapseRequest, known: Collection[str]) -> dict[str, str]:
+    """The parameters of a request's query, each given once at most.
+
+    Args:
+        request: the request.
+        known: the names that it may use. `access_token` is always among them, since
+            Synapse itself takes the token from there too.
+
+    Raises:
+        InvalidParam: a parameter is unknown, given twice, or not UTF-8.
+    """
+    found: dict[str, str] = {}
+    for raw, values in (request.args or {}).items():
+        try:
+            name = raw.decode("utf-8")
+            texts = [value.decode("utf-8") for value in values]
+        except UnicodeDecodeError:
+            raise InvalidParam(raw.decode("utf-8", "replace"), "is not UTF-8") from None
+        if name == "access_token":
+            continue
+        if name not in known:
+            raise InvalidParam(name, f"is not known; known are: {', '.join(sorted(known))}")
+        if len(texts) != 1:
+            raise InvalidParam(name, "is given more than once")
+        found[name] = _clean(name, texts[0])
+    return found
+
+
+def body(request: SynapseRequest, known: Collection[str]) -> dict[str, object]:
+    """A request's JSON object; an empty body is an empty object.
+
+    Raises:
+        InvalidParam: a key is unknown: a mistyped `dryrun` must never run for real.
+        SynapseError: the body is no JSON object.
+    """
+    content = parse_json_object_from_request(request, allow_empty_body=True)
+    for key in content:
+        if key not in known:
+            listed = ", ".join(sorted(known)) or "none"
+            raise InvalidParam(_printable(key), f"is not known; known are: {listed}")
+    return dict(content)
+
+
+PAGE = ("from", "limit", "order_by", "dir")
+
+
+def page(params: Mapping[str, str], orders: tuple[str, ...], *, newest_first: bool = False) -> Page:
+    """The part of a list that a query asks for.
+
+    Args:
+        params: the query.
+        orders: the fields to sort by, the default first.
+        newest_first: the default direction is backwards.
+    """
+    order_by = params.get("order_by", orders[0])
+    if order_by not in orders:
+        raise InvalidParam("order_by", f"must be one of: {', '.join(orders)}")
+    direction = params.get("dir", "b" if newest_first else "f")
+    if direction not in ("f", "b"):
+        raise InvalidParam("dir", "must be 'f' (forwards) or 'b' (backwards)")
+    return Page(
+        start=integer(params, "from", 0, _MAX_OFFSET) or 0,
+        limit=_default(integer(params, "limit", 1, MAX_LIMIT), 100),
+        order_by=order_by,
+        backwards=direction == "b",
+    )
+
+
+def _default(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def integer(params: Mapping[str, str], name: str, least: int, most: int) -> int | None:
+    """A whole number in a query, `None` where it is not given."""
+    text = params.get(name)
+    if text is None:
+        return None
+    digits = text[1:] if text.startswith("-") else text
+    # Bounded before it is converted: Python refuses to read numbers of many digits.
+    if not digits.isascii() or not digits.isdigit() or len(digits) > 20:
+        raise InvalidParam(name, f"must be a whole number from {least} to {most}")
+    return within(name, int(text), least, most)
+
+
+def within(name: str, value: int, least: int, most: int) -> int:
+    """A number that must lie between two others."""
+    if not least <= value <= most:
+        raise InvalidParam(name, f"must be a whole number from {least} to {most}")
+    return value
+
+
+def require_in_order(since_ts: int | None, until_ts: int | None) -> None:
+    """Refuses a span of time that ends before it begins."""
+    if since_ts is not None and until_ts is not None and since_ts > until_ts:
+        raise InvalidParam("since_ts", "must not be after 'until_ts'")
+
+
+def room_id(value: str) -> str:
+    """A room id from a path.
+
+    The spec's grammar ("Identifier Grammar", Room IDs): `!`, then anything opaque, in at
+    most 255 bytes.
+    """
+    return _identifier("room_id", "!", value)
+
+
+def event_id(param: str, value: str) -> str:
+    """An event id from a body.
+
+    The spec's grammar ("Identifier Grammar", Event IDs): `$`, then anything opaque, in
+    at most 255 bytes.
+    """
+    return _identifier(param, "$", value)
+
+
+def job_id(value: str) -> str:
+    """A job's id from a path."""
+    return _clean("id", value)
+
+
+def _identifier(param: str, sigil: str, value: str) -> str:
+    _clean(param, value)
+    if not value.startswith(sigil) or len(value) < 2 or len(value.encode()) > _MAX_ID_BYTES:
+        what = "a room id" if sigil == "!" else "an event id"
+        raise InvalidParam(param, f"must be {what}, which begins with '{sigil}'")
+    return value
+
+
+def _clean(param: str, value: str) -> str:
+    # Neither database stores NUL or lone surrogates, and each fails in its own way.
+    if "\0" in value or "\ufffd" in value or any("\ud800" <= c <= "\udfff" for c in value):
+        raise InvalidParam(_printable(param), "contains characters that no identifier can have")
+    return value
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()[:100]

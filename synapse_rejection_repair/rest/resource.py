@@ -1,0 +1,46 @@
+"""The resource under which all endpoints lie: admins only, errors in one place."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from synapse.api.errors import Codes, SynapseError
+from synapse.http.server import JsonResource
+from synapse.http.site import SynapseRequest
+from synapse.rest.admin._base import assert_requester_is_admin
+from synapse.server import HomeServer
+
+from synapse_rejection_repair.errors import RepairError, UnsupportedSynapse
+from synapse_rejection_repair.rest.errors import to_http
+
+
+class AdminResource(JsonResource):
+    """Lets only server admins in, before anything about the request is looked at.
+
+    Args:
+        hs: the homeserver.
+        unsupported: why the module does nothing on this Synapse; then every request is
+            answered with it.
+    """
+
+    def __init__(self, hs: HomeServer, unsupported: UnsupportedSynapse | None = None) -> None:
+        super().__init__(hs, canonical_json=False)
+        self._auth = hs.get_auth()
+        self._unsupported = unsupported
+
+    async def _async_render(self, request: SynapseRequest) -> tuple[int, Any]:
+        await assert_requester_is_admin(self._auth, request)
+        if self._unsupported is not None:
+            raise to_http(self._unsupported)
+        if not request.path.isascii():
+            raise SynapseError(
+                HTTPStatus.BAD_REQUEST,
+                "The path must be ASCII, anything else in it percent-encoded",
+                Codes.INVALID_PARAM,
+            )
+        try:
+            result: tuple[int, Any] = await super()._async_render(request)
+            return result
+        except RepairError as e:
+            raise to_http(e) from e

@@ -1,0 +1,124 @@
+"""`GET /rooms` and what there is to know about one room."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+import attr
+from synapse.http.servlet import RestServlet
+from synapse.http.site import SynapseRequest
+
+from synapse_rejection_repair.diagnosis import Diagnosis, Diagnostician
+from synapse_rejection_repair.domain.health import healthy
+from synapse_rejection_repair.domain.listing import RejectionFilter
+from synapse_rejection_repair.domain.model import JsonDict
+from synapse_rejection_repair.ports import RoomReader
+from synapse_rejection_repair.rest import params
+from synapse_rejection_repair.rest.paths import pattern
+from synapse_rejection_repair.rest.serialise import listing
+
+ROOM_ORDERS = ("room_id", "name", "room_version", "rejected_events", "first_ts", "last_ts")
+REJECTION_ORDERS = ("origin_server_ts", "depth", "event_id", "type", "sender", "reason")
+
+
+class RoomsServlet(RestServlet):
+    """`GET /rooms`: the rooms with rejected events."""
+
+    def __init__(self, base: str, reader: RoomReader) -> None:
+        super().__init__()
+        self.PATTERNS = pattern(base, "/rooms")
+        self._reader = reader
+
+    async def on_GET(self, request: SynapseRequest) -> tuple[int, JsonDict]:
+        """Answers with a page of the list."""
+        page = params.page(params.query(request, params.PAGE), ROOM_ORDERS)
+        rooms = await self._reader.rooms(page)
+        return HTTPStatus.OK, listing("rooms", rooms, page, attr.asdict)
+
+
+class RejectionsServlet(RestServlet):
+    """`GET /rooms/{room_id}/rejections`: a room's rejected events."""
+
+    def __init__(self, base: str, reader: RoomReader) -> None:
+        super().__init__()
+        self.PATTERNS = pattern(base, "/rooms/(?P<room_id>[^/]+)/rejections")
+        self._reader = reader
+
+    async def on_GET(self, request: SynapseRequest, room_id: str) -> tuple[int, JsonDict]:
+        """Answers with a page of the list."""
+        room_id = params.room_id(room_id)
+        filters = ("since_ts", "until_ts", "type", "sender", "reason")
+        query = params.query(request, (*params.PAGE, *filters))
+        page = params.page(query, REJECTION_ORDERS)
+        since_ts = params.integer(query, "since_ts", 0, params.MAX_TS)
+        until_ts = params.integer(query, "until_ts", 0, params.MAX_TS)
+        params.require_in_order(since_ts, until_ts)
+        wanted = RejectionFilter(
+            since_ts, until_ts, query.get("type"), query.get("sender"), query.get("reason")
+        )
+        await self._reader.require_room(room_id)
+        rejections = await self._reader.rejections(room_id, wanted, page)
+        return HTTPStatus.OK, listing("rejections", rejections, page, attr.asdict)
+
+
+class DiagnosisServlet(RestServlet):
+    """`GET /rooms/{room_id}/diagnosis`: the roots of a room's rejections."""
+
+    def __init__(self, base: str, diagnostician: Diagnostician) -> None:
+        super().__init__()
+        self.PATTERNS = pattern(base, "/rooms/(?P<room_id>[^/]+)/diagnosis")
+        self._diagnostician = diagnostician
+
+    async def on_GET(self, request: SynapseRequest, room_id: str) -> tuple[int, JsonDict]:
+        """Answers with the diagnosis."""
+        params.query(request, ())
+        diagnosis = await self._diagnostician.diagnose(params.room_id(room_id))
+        return HTTPStatus.OK, _diagnosis(diagnosis)
+
+
+def _diagnosis(diagnosis: Diagnosis) -> JsonDict:
+    return {
+        "rejected_events": diagnosis.rejected_events,
+        "roots": [
+            {
+                "event_id": root.node.event_id,
+                "type": root.node.type,
+                "state_key": root.node.state_key,
+                "sender": root.node.sender,
+                "origin_server_ts": root.node.origin_server_ts,
+                "verdict": root.verdict.outcome.value,
+                "check": root.verdict.check.value if root.verdict.check else None,
+                "error": root.verdict.error,
+                "cascade": attr.asdict(root.cascade),
+            }
+            for root in diagnosis.roots
+        ],
+        "still_flowing": diagnosis.still_flowing,
+    }
+
+
+class HealthServlet(RestServlet):
+    """`GET /rooms/{room_id}/health`: what is wrong with a room."""
+
+    def __init__(self, base: str, diagnostician: Diagnostician) -> None:
+        super().__init__()
+        self.PATTERNS = pattern(base, "/rooms/(?P<room_id>[^/]+)/health")
+        self._diagnostician = diagnostician
+
+    async def on_GET(self, request: SynapseRequest, room_id: str) -> tuple[int, JsonDict]:
+        """Answers with the problems found."""
+        params.query(request, ())
+        problems = await self._diagnostician.health(params.room_id(room_id))
+        return HTTPStatus.OK, {
+            "healthy": healthy(problems),
+            "problems": [
+                {
+                    "check": p.check.value,
+                    "count": p.count,
+                    "events": list(p.events),
+                    "detail": p.detail,
+                    "repairable": p.repairable,
+                }
+                for p in problems
+            ],
+        }
