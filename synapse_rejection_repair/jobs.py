@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
@@ -139,7 +140,9 @@ class RepairRunner:
         version = await self.reader.require_room(job.room_id)
         checker = self.make_checker(job.room_id, version)
         carried_out = 0
-        for chunk in chunks(plan.steps):
+        waiting = deque(chunks(plan.steps))
+        while waiting:
+            chunk = waiting.popleft()
             began = self.clock.now_ms()
             if chunk[0].action is Action.REJECT and not any(s.node.damaged for s in chunk):
                 job = attr.evolve(
@@ -159,8 +162,10 @@ class RepairRunner:
                     done=job.done + accepted + rejected,
                 )
             )
-            if job.cancel_requested or len(held) < len(chunk):
+            if job.cancel_requested or len(held) < len(decided):
                 break
+            if len(decided) < len(chunk):
+                waiting.appendleft(chunk[len(decided) :])
             # As long as the writes took, everything else gets the database to itself.
             await self.clock.pause((self.clock.now_ms() - began) / 1000)
         return attr.evolve(job, rejected=0), carried_out

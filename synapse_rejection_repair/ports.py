@@ -69,7 +69,7 @@ class RoomReader(Protocol):
         """The stream ordering of the room's newest event."""
 
     async def bad_current_state(self, room_id: str) -> list[str]:
-        """The events in the current state that are rejected, missing or outliers."""
+        """The events in the current state that are rejected or missing."""
 
     async def stream_orderings(self, event_ids: Collection[str]) -> dict[str, int]:
         """The order in which this server stored each of the events."""
@@ -142,8 +142,9 @@ class RoomWriter(Protocol):
         anew, in one transaction. The steps must all be carried out alike.
 
         Returns:
-            What was decided of each step. A step whose verdict now differs from the
-            plan's ends the list and is not carried out.
+            What was decided of each step, from the first on; the rest is for another
+            call. A step whose verdict now differs from the plan's ends the list, and is
+            not carried out.
         """
 
     async def finish(self, plan: Plan) -> None:

@@ -158,12 +158,13 @@ def _difference(module: str, name: str, parameters: Iterable[str]) -> str | None
     try:
         symbol = import_module(module)
         for part in name.split("."):
-            symbol = getattr(symbol, part)
+            # Statically: caching decorators do not let themselves be got from a class.
+            symbol = inspect.getattr_static(symbol, part)
     except (ImportError, AttributeError):
         return f"{module}.{name} is missing"
     try:
-        present = inspect.signature(symbol).parameters
+        present = inspect.signature(getattr(symbol, "__func__", symbol)).parameters
     except (TypeError, ValueError):
-        return None  # Written in Rust: it does not tell.
+        return None  # Behind a caching decorator, or written in Rust: it does not tell.
     missing = [p for p in parameters if p not in present]
     return f"{module}.{name} has no parameter {', '.join(missing)}" if missing else None

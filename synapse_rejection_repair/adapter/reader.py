@@ -273,8 +273,19 @@ class SynapseReader:
         return sorted({sender.partition(":")[2] for (sender,) in rows})
 
     async def bad_current_state(self, room_id: str) -> list[str]:
-        """The events in the current state that are rejected, missing or outliers."""
-        return sorted(await self.not_standing(set((await self._current_state(room_id)).values())))
+        """The events in the current state that are rejected or missing.
+
+        Outliers are none: the state that a server is given when it joins consists of them.
+        """
+        state = set((await self._current_state(room_id)).values())
+        rows = await self._database.rows_of(
+            "in_state",
+            "SELECT e.event_id FROM events AS e LEFT JOIN rejections AS r USING (event_id)"
+            " WHERE r.event_id IS NULL AND",
+            state,
+            "e.event_id",
+        )
+        return sorted(state - {event_id for (event_id,) in rows})
 
     async def settled(self, room_id: str, since_ms: int) -> bool:
         """Whether every event that came in before that time has been processed.

@@ -65,8 +65,9 @@ class SynapseWriter:
         The steps must all be received alike: `backfill` and `action` are the same.
 
         Returns:
-            What was decided of each step. A step whose verdict now differs from the
-            plan's ends the list and is not carried out.
+            What was decided of each step, from the first on; the rest is for another
+            call. A step whose verdict now differs from the plan's ends the list, and is
+            not carried out.
         """
         assert isinstance(checker, EventChecker)
         await checker.load([step.node for step in steps], verify=False)
@@ -88,6 +89,10 @@ class SynapseWriter:
             for step in steps:
                 node = step.node
                 event = checker.event(node.event_id)
+                if any(e.is_state() for e, _ in pairs) and await self._merges(event, known):
+                    # Synapse resolves states with the events as they are stored, so those
+                    # of this batch have to be stored first.
+                    break
                 context = await self._context(job.room_id, event, known, checker)
                 lookup = None if node.outlier else _lookup(context)
                 verdict = await checker.check(node, lookup, force=node.event_id in force)
@@ -138,6 +143,17 @@ class SynapseWriter:
                 job.room_id, pairs, backfilled=steps[0].backfill
             )
 
+    async def _merges(self, event: EventBase, known: dict[str, int]) -> bool:
+        """Whether the states after the events before this one have to be resolved."""
+        groups = await self._groups(event, known)
+        return len(set(groups.values())) > 1
+
+    async def _groups(self, event: EventBase, known: dict[str, int]) -> dict[str, int]:
+        """The state groups of the events before this one, as far as they are here."""
+        prevs = event.prev_event_ids()
+        groups = await self._reader.state_groups([p for p in prevs if p not in known])
+        return {**groups, **{p: known[p] for p in prevs if p in known}}
+
     async def _context(
         self,
         room_id: str,
@@ -156,8 +172,7 @@ class SynapseWriter:
         if event.internal_metadata.is_outlier():
             return EventContext.for_outlier(self._storage)
         prevs = list(event.prev_event_ids())
-        groups = await self._reader.state_groups([p for p in prevs if p not in known])
-        groups.update({p: known[p] for p in prevs if p in known})
+        groups = await self._groups(event, known)
         if all(p in groups for p in prevs) and (prevs or event.type == EventTypes.Create):
             return await self._compute(event, groups, known)
 

@@ -31,7 +31,7 @@ _DETAIL = {
     Finding.WRONGLY_REJECTED: "rejected here, though they pass the checks today"
     " (or follow only from events that do)",
     Finding.REJECTED: "rejected, and fail the checks today as well: this is as it should be",
-    Finding.BAD_CURRENT_STATE: "in the current state, but rejected, missing or outliers",
+    Finding.BAD_CURRENT_STATE: "in the current state, but rejected or missing",
     Finding.BAD_EXTREMITIES: "forward extremities, but rejected, missing or outliers",
     Finding.MISSING_EDGES: "accepted, but without the rows that tie them to the events"
     " before them: what un-rejecting by SQL leaves behind",
