@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
+from typing import Generic, Protocol
 
-from synapse_rejection_repair.domain.job import Job
-from synapse_rejection_repair.jobs import RepairRunner
+from synapse_rejection_repair.domain.job import Job, Progress, Request
 from synapse_rejection_repair.ports import JobStore
 
-logger = logging.getLogger(__name__)
-
 _AT_ONCE = 2
-"""How many jobs one process runs at a time; others wait, scheduled."""
+"""How many jobs of a kind one process runs at a time; others wait, scheduled."""
 
 
-class Background:
-    """Runs jobs in the background of one process.
+class Runner(Protocol[Request, Progress]):
+    """Carries jobs of one kind out."""
+
+    async def run(self, job: Job[Request, Progress]) -> object:
+        """Carries a job out to its end, whatever that is."""
+
+
+class Background(Generic[Request, Progress]):
+    """Runs jobs of one kind in the background of one process.
 
     Args:
         store: the jobs.
@@ -27,8 +31,8 @@ class Background:
 
     def __init__(
         self,
-        store: JobStore,
-        runner: RepairRunner | None,
+        store: JobStore[Request, Progress],
+        runner: Runner[Request, Progress] | None,
         writes_room: Callable[[str], bool],
         spawn: Callable[[Callable[[], Awaitable[None]]], object],
     ) -> None:
@@ -38,7 +42,7 @@ class Background:
         self._spawn = spawn
         self._running: set[str] = set()
 
-    def started(self, job: Job) -> None:
+    def started(self, job: Job[Request, Progress]) -> None:
         """Begins a new job at once where this process is the one to run it."""
         if self._writes_room(job.room_id):
             self._begin(job)
@@ -50,7 +54,7 @@ class Background:
         for job in await self._store.unfinished():
             self._begin(job)
 
-    def _begin(self, job: Job) -> None:
+    def _begin(self, job: Job[Request, Progress]) -> None:
         runner = self._runner
         if runner is None or job.job_id in self._running or len(self._running) >= _AT_ONCE:
             return

@@ -6,11 +6,13 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
+from typing import Any
 
 import attr
 
-from synapse_rejection_repair.domain.job import Job, Status
+from synapse_rejection_repair.domain.job import Status
 from synapse_rejection_repair.domain.plan import Action, Plan, Step
+from synapse_rejection_repair.domain.repair import RepairJob, RepairProgress, RepairRequest
 from synapse_rejection_repair.errors import RepairError, StepFailed
 from synapse_rejection_repair.planner import Planner
 from synapse_rejection_repair.ports import Checker, Clock, JobStore, RoomReader, RoomWriter
@@ -43,14 +45,14 @@ class RepairRunner:
         clock: lets the server breathe.
     """
 
-    store: JobStore
+    store: JobStore[RepairRequest, RepairProgress]
     reader: RoomReader
     planner: Planner
     writer: RoomWriter
     make_checker: Callable[[str, str], Checker]
     clock: Clock
 
-    async def run(self, job: Job) -> Job:
+    async def run(self, job: RepairJob) -> RepairJob:
         """Carries a job out to its end, whatever that is."""
         logger.info("Repair %s of %s: begins", job.job_id, job.room_id)
         try:
@@ -69,15 +71,15 @@ class RepairRunner:
             job.job_id,
             job.room_id,
             job.status.value,
-            job.accepted,
-            job.rejected,
+            job.progress.accepted,
+            job.progress.rejected,
             f": {job.error}" if job.error else "",
         )
         return job
 
-    async def _begin(self, job: Job) -> Job:
+    async def _begin(self, job: RepairJob) -> RepairJob:
         await self.reader.require_repairable(job.room_id)
-        position = job.start_position
+        position = job.progress.start_position
         if position is None:
             position = await self.reader.position(job.room_id)
         return await self.store.save(
@@ -85,11 +87,11 @@ class RepairRunner:
                 job,
                 status=Status.ACTIVE,
                 started_ts=job.started_ts or self.clock.now_ms(),
-                start_position=position,
+                progress=attr.evolve(job.progress, start_position=position),
             )
         )
 
-    async def _passes(self, job: Job) -> Job:
+    async def _passes(self, job: RepairJob) -> RepairJob:
         """Plans and carries out, until a plan finds nothing left to do.
 
         One pass is not enough where the room goes on meanwhile: what was received just
@@ -98,15 +100,14 @@ class RepairRunner:
         fruitless = 0
         while True:
             plan = await self._plan(job)
-            accepted = await self.store.accepted_by(job.job_id)
-            job = await self.store.save(
-                attr.evolve(
-                    job,
-                    total=len(accepted) + len(plan.verdicts),
-                    done=len(accepted),
-                    accepted=len(accepted),
-                    state_changes=job.state_changes or plan.state_changes,
-                )
+            accepted = len(await self._accepted_by(job))
+            job = await self._progress(
+                job,
+                total=accepted + len(plan.verdicts),
+                done=accepted,
+                accepted=accepted,
+                rejected=0,
+                state_changes=job.progress.state_changes or plan.state_changes,
             )
             if not plan.idle and not job.cancel_requested:
                 job, carried_out = await self._carry_out(job, plan)
@@ -117,25 +118,22 @@ class RepairRunner:
             if job.cancel_requested:
                 return attr.evolve(job, status=Status.CANCELLED)
             if plan.idle:
-                rejected = plan.rejected
-                return attr.evolve(
-                    job,
-                    status=Status.COMPLETE,
-                    rejected=rejected,
-                    done=job.accepted + rejected,
+                job = await self._progress(
+                    job, rejected=plan.rejected, done=accepted + plan.rejected
                 )
+                return attr.evolve(job, status=Status.COMPLETE)
             await self._settle(job)
 
-    async def _plan(self, job: Job) -> Plan:
+    async def _plan(self, job: RepairJob) -> Plan:
         facts = await self.reader.facts(job.room_id)
         chosen = job.request.scope.select(
             facts.suspects,
-            repaired=await self.store.accepted_by(job.job_id),
-            after=job.start_position,
+            repaired=await self._accepted_by(job),
+            after=job.progress.start_position,
         )
         return await self.planner.plan(facts, job.request.scope, job.request.deliver, chosen)
 
-    async def _carry_out(self, job: Job, plan: Plan) -> tuple[Job, int]:
+    async def _carry_out(self, job: RepairJob, plan: Plan) -> tuple[RepairJob, int]:
         """Carries a plan out as far as its verdicts hold; gives how many steps were done."""
         version = await self.reader.require_room(job.room_id)
         checker = self.make_checker(job.room_id, version)
@@ -145,22 +143,15 @@ class RepairRunner:
             chunk = waiting.popleft()
             began = self.clock.now_ms()
             if chunk[0].action is Action.REJECT and not any(s.node.damaged for s in chunk):
-                job = attr.evolve(
-                    job, rejected=job.rejected + len(chunk), done=job.done + len(chunk)
-                )
+                job = await self._decided(job, rejected=len(chunk))
                 continue
             decided = await self.writer.apply(job, chunk, checker)
             held = [s for s, verdict in decided if verdict.outcome is s.verdict.outcome]
             carried_out += len(held)
-            accepted = sum(s.action is Action.RECEIVE for s in held)
-            rejected = sum(s.action is Action.REJECT for s in held)
-            job = await self.store.save(
-                attr.evolve(
-                    job,
-                    accepted=job.accepted + accepted,
-                    rejected=job.rejected + rejected,
-                    done=job.done + accepted + rejected,
-                )
+            job = await self._decided(
+                job,
+                accepted=sum(s.action is Action.RECEIVE for s in held),
+                rejected=sum(s.action is Action.REJECT for s in held),
             )
             if job.cancel_requested or len(held) < len(decided):
                 break
@@ -168,9 +159,26 @@ class RepairRunner:
                 waiting.appendleft(chunk[len(decided) :])
             # As long as the writes took, everything else gets the database to itself.
             await self.clock.pause((self.clock.now_ms() - began) / 1000)
-        return attr.evolve(job, rejected=0), carried_out
+        return job, carried_out
 
-    async def _settle(self, job: Job) -> None:
+    async def _accepted_by(self, job: RepairJob) -> frozenset[str]:
+        return await self.store.journalled(job.job_id, Action.RECEIVE.value)
+
+    async def _decided(self, job: RepairJob, accepted: int = 0, rejected: int = 0) -> RepairJob:
+        progress = job.progress
+        return await self._progress(
+            job,
+            accepted=progress.accepted + accepted,
+            rejected=progress.rejected + rejected,
+            done=progress.done + accepted + rejected,
+        )
+
+    async def _progress(self, job: RepairJob, **changes: Any) -> RepairJob:
+        return await self.store.save(
+            attr.evolve(job, progress=attr.evolve(job.progress, **changes))
+        )
+
+    async def _settle(self, job: RepairJob) -> None:
         now = self.clock.now_ms()
         deadline = now + _SETTLE_SECONDS * 1000
         while not await self.reader.settled(job.room_id, now):

@@ -18,7 +18,7 @@ from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.defects import DefectScan
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.integrity import IntegrityCheck
-from synapse_rejection_repair.adapter.jobstore import SynapseJobStore
+from synapse_rejection_repair.adapter.jobstore import SynapseJobStore, prepare_tables
 from synapse_rejection_repair.adapter.process import homeserver, writes_events, writes_room
 from synapse_rejection_repair.adapter.reader import SynapseReader
 from synapse_rejection_repair.adapter.states import SynapseStates
@@ -26,6 +26,7 @@ from synapse_rejection_repair.adapter.writer import SynapseWriter
 from synapse_rejection_repair.background import Background
 from synapse_rejection_repair.config import BadConfig, Config
 from synapse_rejection_repair.diagnosis import Diagnostician
+from synapse_rejection_repair.domain.repair import RepairProgress, RepairRequest
 from synapse_rejection_repair.jobs import RepairRunner
 from synapse_rejection_repair.planner import Planner
 from synapse_rejection_repair.repair import RepairService
@@ -97,7 +98,9 @@ def _wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, base: str) ->
         return api.run_as_background_process("rejection_repair", func, bg_start_span=False)
 
     planner = Planner(reader, states, make_checker, clock)
-    store = SynapseJobStore(database, this_process_writes, clock)
+    store = SynapseJobStore(
+        database, "repair", RepairRequest, RepairProgress, this_process_writes, clock
+    )
     runner = None
     if writes_events(hs):
         writer = SynapseWriter(hs, database, reader, states, PersistenceHooks(hs), clock)
@@ -119,7 +122,7 @@ def _wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, base: str) ->
         servlet.register(resource)
 
     async def begin() -> None:
-        await store.prepare()
+        await prepare_tables(database, clock)
         await background.poll()
         api.looping_background_call(
             background.poll, _POLL_MS, desc="rejection_repair_poll", run_on_all_instances=True

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Protocol, TypeVar
 
 from synapse_rejection_repair.domain.health import Finding
-from synapse_rejection_repair.domain.job import Job, RepairRequest, Status
+from synapse_rejection_repair.domain.job import Job, Progress, Request, Status
 from synapse_rejection_repair.domain.listing import (
     Listing,
     Page,
@@ -16,6 +16,7 @@ from synapse_rejection_repair.domain.listing import (
 )
 from synapse_rejection_repair.domain.model import Node, StateIds, StateKey, Verdict
 from synapse_rejection_repair.domain.plan import Plan, RoomFacts, Step
+from synapse_rejection_repair.domain.repair import RepairJob
 
 T = TypeVar("T")
 
@@ -134,7 +135,7 @@ class RoomWriter(Protocol):
     """Changes a room, through Synapse's own doors."""
 
     async def apply(
-        self, job: Job, steps: Sequence[Step], checker: Checker
+        self, job: RepairJob, steps: Sequence[Step], checker: Checker
     ) -> list[tuple[Step, Verdict]]:
         """Re-checks a few steps of a plan and carries out what still holds.
 
@@ -151,26 +152,28 @@ class RoomWriter(Protocol):
         """Brings forward extremities and current state in line with the accepted events."""
 
 
-class JobStore(Protocol):
-    """Keeps jobs in the module's own tables."""
+class JobStore(Protocol[Request, Progress]):
+    """Keeps jobs of one kind in the module's own tables."""
 
-    async def create(self, room_id: str, request: RepairRequest) -> Job:
-        """A new job; raises `JobRunning` where the room has one."""
+    async def create(self, room_id: str, request: Request) -> Job[Request, Progress]:
+        """A new job; raises `JobRunning` where the room has one of whatever kind."""
 
-    async def get(self, job_id: str) -> Job:
+    async def get(self, job_id: str) -> Job[Request, Progress]:
         """The job; raises `UnknownJob`."""
 
-    async def page(self, page: Page, room_id: str | None, status: Status | None) -> Listing[Job]:
-        """The jobs."""
+    async def page(
+        self, page: Page, room_id: str | None, status: Status | None
+    ) -> Listing[Job[Request, Progress]]:
+        """The jobs, of one room or status where given."""
 
-    async def unfinished(self) -> list[Job]:
+    async def unfinished(self) -> list[Job[Request, Progress]]:
         """The jobs that wait for this process, or that it was at when it ended."""
 
-    async def save(self, job: Job) -> Job:
+    async def save(self, job: Job[Request, Progress]) -> Job[Request, Progress]:
         """Writes a job's progress or end; gives it back with any request to cancel it."""
 
-    async def cancel(self, job_id: str) -> Job:
+    async def cancel(self, job_id: str) -> Job[Request, Progress]:
         """Asks a job to stop; raises `UnknownJob` or `JobOver`."""
 
-    async def accepted_by(self, job_id: str) -> frozenset[str]:
-        """The events that the job has accepted so far, as its journal has them."""
+    async def journalled(self, job_id: str, action: str) -> frozenset[str]:
+        """The events that the job has done something with so far, as its journal has them."""

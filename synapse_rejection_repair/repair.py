@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 
 import attr
 
-from synapse_rejection_repair.domain.job import Job, RepairRequest
 from synapse_rejection_repair.domain.model import Node
 from synapse_rejection_repair.domain.plan import Plan, RoomFacts
+from synapse_rejection_repair.domain.repair import RepairJob, RepairProgress, RepairRequest
 from synapse_rejection_repair.errors import FactsChanged, InvalidParam, NotRejected, UnknownEvents
 from synapse_rejection_repair.planner import Planner
 from synapse_rejection_repair.ports import Clock, JobStore, RoomReader
@@ -28,9 +28,9 @@ class RepairService:
 
     reader: RoomReader
     planner: Planner
-    store: JobStore
+    store: JobStore[RepairRequest, RepairProgress]
     clock: Clock
-    started: Callable[[Job], None]
+    started: Callable[[RepairJob], None]
 
     async def dry_run(self, room_id: str, request: RepairRequest) -> Plan:
         """What a repair would do. Writes nothing.
@@ -48,7 +48,7 @@ class RepairService:
         chosen = await self.clock.in_thread(request.scope.select, facts.suspects)
         return await self.planner.plan(facts, request.scope, request.deliver, chosen)
 
-    async def start(self, room_id: str, request: RepairRequest) -> Job:
+    async def start(self, room_id: str, request: RepairRequest) -> RepairJob:
         """Begins a repair in the background.
 
         Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic
 
 import attr
 from synapse.storage.database import LoggingTransaction
@@ -12,75 +12,84 @@ from synapse.util.stringutils import random_string
 
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.tables import JOBS, JOURNAL, create_tables
-from synapse_rejection_repair.domain.job import Job, RepairRequest, Status
+from synapse_rejection_repair.domain.job import Job, Progress, Request, Status
 from synapse_rejection_repair.domain.listing import Listing, Page
-from synapse_rejection_repair.domain.model import StateChange
-from synapse_rejection_repair.domain.plan import Action, Deliver
-from synapse_rejection_repair.domain.scope import Scope
 from synapse_rejection_repair.errors import JobOver, JobRunning, UnknownJob
 from synapse_rejection_repair.ports import Clock
 
-KIND = "repair"
-JOB_ORDER = ("created_ts", "room_id", "status", "total", "done", "started_ts", "finished_ts")
 _COLUMNS = (
-    "job_id, room_id, status, request, total, done, accepted, rejected, error, state_changes,"
-    " created_ts, started_ts, finished_ts, start_position, cancel_requested"
+    "job_id, room_id, status, request, progress, error, created_ts, started_ts, finished_ts,"
+    " cancel_requested"
 )
+_UNFINISHED = "status IN ('scheduled', 'active')"
 
 
-class SynapseJobStore:
-    """Keeps jobs in Synapse's database.
+class SynapseJobStore(Generic[Request, Progress]):
+    """Keeps jobs of one kind in Synapse's database.
 
     Args:
         database: Synapse's.
+        kind: what the jobs do, in one word.
+        request: the class of what they are asked for.
+        progress: the class of how far they are.
         writes_room: whether this process writes the events of a room.
         clock: tells the time.
     """
 
     def __init__(
-        self, database: Database, writes_room: Callable[[str], bool], clock: Clock
+        self,
+        database: Database,
+        kind: str,
+        request: type[Request],
+        progress: type[Progress],
+        writes_room: Callable[[str], bool],
+        clock: Clock,
     ) -> None:
         self._database = database
+        self._kind = kind
+        self._request = request
+        self._progress = progress
         self._writes_room = writes_room
         self._clock = clock
 
-    async def prepare(self) -> None:
-        """Creates the module's tables where they are missing."""
-        try:
-            await self._database.run("create_tables", create_tables)
-        except self._database.engine.module.DatabaseError:
-            # Two processes that start at once can both find a table missing; on
-            # PostgreSQL the slower one fails, and then finds it there.
-            await self._clock.pause(1)
-            await self._database.run("create_tables", create_tables)
-
-    async def create(self, room_id: str, request: RepairRequest) -> Job:
+    async def create(self, room_id: str, request: Request) -> Job[Request, Progress]:
         """A new job.
 
         Raises:
-            JobRunning: the room has one that is not over.
+            JobRunning: the room has one, of whatever kind, that is not over.
         """
         job = Job(
             job_id=random_string(16),
             room_id=room_id,
             status=Status.SCHEDULED,
             request=request,
+            progress=self._progress(),
             created_ts=self._clock.now_ms(),
         )
 
         def create(txn: LoggingTransaction) -> str | None:
             txn.execute(
                 f"INSERT INTO {JOBS} (kind, {_COLUMNS})"
-                f" VALUES ({', '.join('?' for _ in range(16))})"
-                " ON CONFLICT (room_id) WHERE status IN ('scheduled', 'active') DO NOTHING",
-                (KIND, *_row(job)),
+                f" VALUES ({', '.join('?' for _ in range(11))})"
+                f" ON CONFLICT (room_id) WHERE {_UNFINISHED} DO NOTHING",
+                (
+                    self._kind,
+                    job.job_id,
+                    room_id,
+                    job.status.value,
+                    json.dumps(request.to_json()),
+                    json.dumps(job.progress.to_json()),
+                    None,
+                    job.created_ts,
+                    None,
+                    None,
+                    0,
+                ),
             )
             if txn.rowcount:
                 return None
             txn.execute(
-                f"SELECT job_id FROM {JOBS}"
-                " WHERE room_id = ? AND status IN ('scheduled', 'active')",
-                (room_id,),
+                f"SELECT job_id FROM {JOBS} WHERE room_id = ? AND {_UNFINISHED}", (room_id,)
             )
             row = txn.fetchone()
             return str(row[0]) if row else ""
@@ -90,26 +99,27 @@ class SynapseJobStore:
             raise JobRunning(room_id, running)
         return job
 
-    async def get(self, job_id: str) -> Job:
+    async def get(self, job_id: str) -> Job[Request, Progress]:
         """The job.
 
         Raises:
-            UnknownJob: there is none of that id.
+            UnknownJob: there is none of that id and kind.
         """
         rows = await self._database.rows(
             "get_job",
             f"SELECT {_COLUMNS} FROM {JOBS} WHERE kind = ? AND job_id = ?",
-            (KIND, job_id),
+            (self._kind, job_id),
         )
         if not rows:
-            raise UnknownJob(KIND, job_id)
-        return _job(rows[0])
+            raise UnknownJob(self._kind, job_id)
+        return self._job(rows[0])
 
-    async def page(self, page: Page, room_id: str | None, status: Status | None) -> Listing[Job]:
+    async def page(
+        self, page: Page, room_id: str | None, status: Status | None
+    ) -> Listing[Job[Request, Progress]]:
         """The jobs, of one room or status where given."""
-        assert page.order_by in JOB_ORDER, page.order_by
         direction = "DESC" if page.backwards else "ASC"
-        conditions, args = ["kind = ?"], [KIND]
+        conditions, args = ["kind = ?"], [self._kind]
         for column, value in (("room_id", room_id), ("status", status and status.value)):
             if value is not None:
                 conditions.append(f"{column} = ?")
@@ -124,37 +134,30 @@ class SynapseJobStore:
         ((total,),) = await self._database.rows(
             "count_jobs", f"SELECT COUNT(*) FROM {JOBS} WHERE {where}", args
         )
-        return Listing([_job(row) for row in rows], total)
+        return Listing([self._job(row) for row in rows], total)
 
-    async def unfinished(self) -> list[Job]:
+    async def unfinished(self) -> list[Job[Request, Progress]]:
         """The jobs that are not over in rooms whose events this process writes."""
         rows = await self._database.rows(
             "unfinished_jobs",
-            f"SELECT {_COLUMNS} FROM {JOBS}"
-            " WHERE kind = ? AND status IN ('scheduled', 'active') ORDER BY created_ts",
-            (KIND,),
+            f"SELECT {_COLUMNS} FROM {JOBS} WHERE kind = ? AND {_UNFINISHED} ORDER BY created_ts",
+            (self._kind,),
         )
-        return [job for job in map(_job, rows) if self._writes_room(job.room_id)]
+        return [job for job in map(self._job, rows) if self._writes_room(job.room_id)]
 
-    async def save(self, job: Job) -> Job:
+    async def save(self, job: Job[Request, Progress]) -> Job[Request, Progress]:
         """Writes a job's progress or end; gives it back with any request to cancel it."""
 
         def save(txn: LoggingTransaction) -> bool:
             txn.execute(
-                f"UPDATE {JOBS} SET status = ?, total = ?, done = ?, accepted = ?, rejected = ?,"
-                " error = ?, state_changes = ?, started_ts = ?, finished_ts = ?,"
-                " start_position = ? WHERE job_id = ?",
+                f"UPDATE {JOBS} SET status = ?, progress = ?, error = ?, started_ts = ?,"
+                " finished_ts = ? WHERE job_id = ?",
                 (
                     job.status.value,
-                    job.total,
-                    job.done,
-                    job.accepted,
-                    job.rejected,
+                    json.dumps(job.progress.to_json()),
                     job.error,
-                    json.dumps([attr.astuple(c) for c in job.state_changes]),
                     job.started_ts,
                     job.finished_ts,
-                    job.start_position,
                     job.job_id,
                 ),
             )
@@ -164,18 +167,17 @@ class SynapseJobStore:
 
         return attr.evolve(job, cancel_requested=await self._database.run("save_job", save))
 
-    async def cancel(self, job_id: str) -> Job:
+    async def cancel(self, job_id: str) -> Job[Request, Progress]:
         """Asks a job to stop at the next opportunity.
 
         Raises:
-            UnknownJob: there is none of that id.
+            UnknownJob: there is none of that id and kind.
             JobOver: it has ended.
         """
 
         def cancel(txn: LoggingTransaction) -> None:
             txn.execute(
-                f"UPDATE {JOBS} SET cancel_requested = 1"
-                " WHERE job_id = ? AND status IN ('scheduled', 'active')",
+                f"UPDATE {JOBS} SET cancel_requested = 1 WHERE job_id = ? AND {_UNFINISHED}",
                 (job_id,),
             )
 
@@ -185,79 +187,37 @@ class SynapseJobStore:
         await self._database.run("cancel_job", cancel)
         return await self.get(job_id)
 
-    async def accepted_by(self, job_id: str) -> frozenset[str]:
-        """The events that the job has accepted so far, as its journal has them."""
+    async def journalled(self, job_id: str, action: str) -> frozenset[str]:
+        """The events that the job has done something with so far, as its journal has them."""
         rows = await self._database.rows(
-            "accepted_by",
+            "journalled",
             f"SELECT event_id FROM {JOURNAL} WHERE job_id = ? AND action = ?",
-            (job_id, Action.RECEIVE.value),
+            (job_id, action),
         )
         return frozenset(event_id for (event_id,) in rows)
 
-
-def _row(job: Job) -> tuple[object, ...]:
-    return (
-        job.job_id,
-        job.room_id,
-        job.status.value,
-        json.dumps(_request_json(job.request)),
-        job.total,
-        job.done,
-        job.accepted,
-        job.rejected,
-        job.error,
-        json.dumps([attr.astuple(c) for c in job.state_changes]),
-        job.created_ts,
-        job.started_ts,
-        job.finished_ts,
-        job.start_position,
-        int(job.cancel_requested),
-    )
+    def _job(self, row: tuple[Any, ...]) -> Job[Request, Progress]:
+        job_id, room_id, status, request, progress, error, created, started, finished, cancel = row
+        return Job(
+            job_id=job_id,
+            room_id=room_id,
+            status=Status(status),
+            request=self._request.from_json(json.loads(request)),
+            progress=self._progress.from_json(json.loads(progress)),
+            error=error,
+            created_ts=created,
+            started_ts=started,
+            finished_ts=finished,
+            cancel_requested=bool(cancel),
+        )
 
 
-def _job(row: tuple[Any, ...]) -> Job:
-    job_id, room_id, status, request, *counts, error, changes = row[:10]
-    total, done, accepted, rejected = counts
-    created, started, finished, position, cancel_requested = row[10:]
-    return Job(
-        job_id=job_id,
-        room_id=room_id,
-        status=Status(status),
-        request=_request(json.loads(request)),
-        total=total,
-        done=done,
-        accepted=accepted,
-        rejected=rejected,
-        error=error,
-        state_changes=tuple(StateChange(*change) for change in json.loads(changes)),
-        created_ts=created,
-        started_ts=started,
-        finished_ts=finished,
-        start_position=position,
-        cancel_requested=bool(cancel_requested),
-    )
-
-
-def _request_json(request: RepairRequest) -> dict[str, object]:
-    scope = request.scope
-    return {
-        "event_ids": sorted(scope.event_ids),
-        "since_ts": scope.since_ts,
-        "until_ts": scope.until_ts,
-        "force": sorted(scope.force),
-        "deliver": request.deliver.value,
-        "fingerprint": request.fingerprint,
-    }
-
-
-def _request(value: dict[str, Any]) -> RepairRequest:
-    return RepairRequest(
-        scope=Scope(
-            event_ids=frozenset(value["event_ids"]),
-            since_ts=value["since_ts"],
-            until_ts=value["until_ts"],
-            force=frozenset(value["force"]),
-        ),
-        deliver=Deliver(value["deliver"]),
-        fingerprint=value["fingerprint"],
-    )
+async def prepare_tables(database: Database, clock: Clock) -> None:
+    """Creates the module's tables where they are missing."""
+    try:
+        await database.run("create_tables", create_tables)
+    except database.engine.module.DatabaseError:
+        # Two processes that start at once can both find a table missing; on PostgreSQL the
+        # slower one fails, and then finds it there.
+        await clock.pause(1)
+        await database.run("create_tables", create_tables)

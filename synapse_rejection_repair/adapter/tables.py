@@ -15,16 +15,11 @@ _SCHEMA = (
         room_id TEXT NOT NULL,
         status TEXT NOT NULL,
         request TEXT NOT NULL,
-        total BIGINT NOT NULL,
-        done BIGINT NOT NULL,
-        accepted BIGINT NOT NULL,
-        rejected BIGINT NOT NULL,
+        progress TEXT NOT NULL,
         error TEXT,
-        state_changes TEXT NOT NULL,
         created_ts BIGINT NOT NULL,
         started_ts BIGINT,
         finished_ts BIGINT,
-        start_position BIGINT,
         cancel_requested SMALLINT NOT NULL
     )""",
     # What keeps two jobs out of one room, whichever processes they are asked of.

@@ -18,9 +18,9 @@ from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.reader import SynapseReader
 from synapse_rejection_repair.adapter.takeaway import TakenAway, journal, take_away
 from synapse_rejection_repair.domain.extremities import forward_extremities
-from synapse_rejection_repair.domain.job import Job
 from synapse_rejection_repair.domain.model import StateIds, StateKey, Verdict
 from synapse_rejection_repair.domain.plan import Action, Plan, Step
+from synapse_rejection_repair.domain.repair import RepairJob
 from synapse_rejection_repair.ports import Checker, Clock, StateLookup, StateReader
 
 
@@ -58,7 +58,7 @@ class SynapseWriter:
         self._clock = clock
 
     async def apply(
-        self, job: Job, steps: Sequence[Step], checker: Checker
+        self, job: RepairJob, steps: Sequence[Step], checker: Checker
     ) -> list[tuple[Step, Verdict]]:
         """Re-checks a few steps of a plan and carries out what still holds.
 
@@ -79,7 +79,7 @@ class SynapseWriter:
         return await self._receive(job, steps, checker)
 
     async def _receive(
-        self, job: Job, steps: Sequence[Step], checker: EventChecker
+        self, job: RepairJob, steps: Sequence[Step], checker: EventChecker
     ) -> list[tuple[Step, Verdict]]:
         decided: list[tuple[Step, Verdict]] = []
         pairs: list[tuple[EventBase, EventContext]] = []
@@ -122,7 +122,7 @@ class SynapseWriter:
 
     async def _store_anew(
         self,
-        job: Job,
+        job: RepairJob,
         steps: Sequence[Step],
         pairs: Sequence[tuple[EventBase, EventContext]],
     ) -> None:
@@ -217,7 +217,7 @@ class SynapseWriter:
         )
 
     async def _restate(
-        self, job: Job, steps: Sequence[Step], checker: EventChecker
+        self, job: RepairJob, steps: Sequence[Step], checker: EventChecker
     ) -> list[tuple[Step, Verdict]]:
         known: dict[str, int] = {}
         pairs: list[tuple[EventBase, EventContext]] = []
@@ -246,7 +246,7 @@ class SynapseWriter:
         return [(step, step.verdict) for step in steps]
 
     async def _index(
-        self, job: Job, steps: Sequence[Step], checker: EventChecker
+        self, job: RepairJob, steps: Sequence[Step], checker: EventChecker
     ) -> list[tuple[Step, Verdict]]:
         persist = self._stores.persist_events
         assert persist is not None

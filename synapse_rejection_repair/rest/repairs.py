@@ -8,9 +8,10 @@ from http import HTTPStatus
 from synapse.http.servlet import RestServlet
 from synapse.http.site import SynapseRequest
 
-from synapse_rejection_repair.domain.job import RepairRequest, Status
+from synapse_rejection_repair.domain.job import Status
 from synapse_rejection_repair.domain.model import JsonDict
 from synapse_rejection_repair.domain.plan import Action, Deliver, Plan
+from synapse_rejection_repair.domain.repair import RepairProgress, RepairRequest
 from synapse_rejection_repair.domain.scope import Scope
 from synapse_rejection_repair.errors import InvalidParam
 from synapse_rejection_repair.ports import JobStore
@@ -21,7 +22,8 @@ from synapse_rejection_repair.rest.paths import pattern
 _BODY = ("dry_run", "event_ids", "since_ts", "until_ts", "force", "deliver", "plan")
 _MAX_EVENTS_SHOWN = 1000
 _MAX_IDS = 1000
-JOB_ORDERS = ("created_ts", "room_id", "status", "total", "done", "started_ts", "finished_ts")
+Repairs = JobStore[RepairRequest, RepairProgress]
+JOB_ORDERS = ("created_ts", "room_id", "status", "started_ts", "finished_ts")
 
 
 class RepairServlet(RestServlet):
@@ -47,7 +49,7 @@ class RepairServlet(RestServlet):
 class RepairsServlet(RestServlet):
     """`GET /repairs`: all repairs, the newest first."""
 
-    def __init__(self, base: str, store: JobStore) -> None:
+    def __init__(self, base: str, store: Repairs) -> None:
         super().__init__()
         self.PATTERNS = pattern(base, "/repairs")
         self._store = store
@@ -65,13 +67,13 @@ class RepairsServlet(RestServlet):
             None if room_id is None else params.room_id(room_id),
             None if status is None else Status(status),
         )
-        return HTTPStatus.OK, serialise.listing("repairs", jobs, page, serialise.job)
+        return HTTPStatus.OK, serialise.listing("repairs", jobs, page, serialise.repair)
 
 
 class RepairStatusServlet(RestServlet):
     """`GET /repairs/{id}`: one repair."""
 
-    def __init__(self, base: str, store: JobStore) -> None:
+    def __init__(self, base: str, store: Repairs) -> None:
         super().__init__()
         self.PATTERNS = pattern(base, "/repairs/(?P<repair_id>[^/]+)")
         self._store = store
@@ -79,13 +81,13 @@ class RepairStatusServlet(RestServlet):
     async def on_GET(self, request: SynapseRequest, repair_id: str) -> tuple[int, JsonDict]:
         """Answers with the repair's progress."""
         params.query(request, ())
-        return HTTPStatus.OK, serialise.job(await self._store.get(params.job_id(repair_id)))
+        return HTTPStatus.OK, serialise.repair(await self._store.get(params.job_id(repair_id)))
 
 
 class RepairCancelServlet(RestServlet):
     """`POST /repairs/{id}/cancel`: stops a repair between two events."""
 
-    def __init__(self, base: str, store: JobStore) -> None:
+    def __init__(self, base: str, store: Repairs) -> None:
         super().__init__()
         self.PATTERNS = pattern(base, "/repairs/(?P<repair_id>[^/]+)/cancel")
         self._store = store
@@ -95,7 +97,7 @@ class RepairCancelServlet(RestServlet):
         repair_id = params.job_id(repair_id)
         params.query(request, ())
         params.body(request, ())
-        return HTTPStatus.OK, serialise.job(await self._store.cancel(repair_id))
+        return HTTPStatus.OK, serialise.repair(await self._store.cancel(repair_id))
 
 
 def _plan(plan: Plan) -> JsonDict:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-import attr
-
-from synapse_rejection_repair.domain.job import Job
 from synapse_rejection_repair.domain.listing import Listing, Page
 from synapse_rejection_repair.domain.model import JsonDict, StateChange
+from synapse_rejection_repair.domain.repair import RepairJob
 
 Row = TypeVar("Row")
 
@@ -35,15 +33,19 @@ def state_change(change: StateChange) -> JsonDict:
     }
 
 
-def job(job: Job) -> JsonDict:
+def repair(job: RepairJob) -> JsonDict:
     """A repair's progress."""
-    shown = ("room_id", "total", "done", "accepted", "rejected", "error")
-    values = attr.asdict(job, recurse=False)
+    progress = job.progress
     return {
         "repair_id": job.job_id,
+        "room_id": job.room_id,
         "status": job.status.value,
-        **{name: values[name] for name in shown},
-        "state_changes": [state_change(c) for c in job.state_changes],
+        "total": progress.total,
+        "done": progress.done,
+        "accepted": progress.accepted,
+        "rejected": progress.rejected,
+        "error": job.error,
+        "state_changes": [state_change(c) for c in progress.state_changes],
         "created_ts": job.created_ts,
         "started_ts": job.started_ts,
         "finished_ts": job.finished_ts,

@@ -1,0 +1,89 @@
+"""What a repair is asked for, and how far it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attr
+
+from synapse_rejection_repair.domain.job import Job
+from synapse_rejection_repair.domain.model import StateChange
+from synapse_rejection_repair.domain.plan import Deliver
+from synapse_rejection_repair.domain.scope import Scope
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class RepairRequest:
+    """What the admin asked for.
+
+    Attributes:
+        scope: which events it is about.
+        deliver: how clients are told.
+        fingerprint: of the dry run that it is bound to, `None` if it is not.
+    """
+
+    scope: Scope
+    deliver: Deliver
+    fingerprint: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What JSON can hold of it: all."""
+        return {
+            "event_ids": sorted(self.scope.event_ids),
+            "since_ts": self.scope.since_ts,
+            "until_ts": self.scope.until_ts,
+            "force": sorted(self.scope.force),
+            "deliver": self.deliver.value,
+            "fingerprint": self.fingerprint,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> RepairRequest:
+        """The request that `to_json` gave this for."""
+        return cls(
+            scope=Scope(
+                event_ids=frozenset(value["event_ids"]),
+                since_ts=value["since_ts"],
+                until_ts=value["until_ts"],
+                force=frozenset(value["force"]),
+            ),
+            deliver=Deliver(value["deliver"]),
+            fingerprint=value["fingerprint"],
+        )
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class RepairProgress:
+    """How far a repair is.
+
+    Attributes:
+        total: how many events it judges (0 until its first plan is made).
+        done: how many of them are decided.
+        accepted: how many were accepted.
+        rejected: how many were left rejected.
+        state_changes: how it changes the room's current state.
+        start_position: the room's newest stream ordering when it began.
+    """
+
+    total: int = 0
+    done: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    state_changes: tuple[StateChange, ...] = ()
+    start_position: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What JSON can hold of it: all."""
+        return {
+            **attr.asdict(self, filter=lambda field, _: field.name != "state_changes"),
+            "state_changes": [attr.astuple(change) for change in self.state_changes],
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> RepairProgress:
+        """The progress that `to_json` gave this for."""
+        changes = tuple(StateChange(*change) for change in value["state_changes"])
+        return cls(**{**value, "state_changes": changes})
+
+
+RepairJob = Job[RepairRequest, RepairProgress]
