@@ -62,6 +62,7 @@ class Diagnostician:
 
         Raises:
             UnknownRoom: this server has never heard of the room.
+            UnsupportedRoomVersion: the room's version is not known.
         """
         facts = await self.reader.facts(room_id, scan=False)
         rejected = facts.suspects
@@ -81,6 +82,7 @@ class Diagnostician:
 
         Raises:
             UnknownRoom: this server has never heard of the room.
+            UnsupportedRoomVersion: the room's version is not known.
         """
         facts = await self.reader.facts(room_id)
         defects = await self.reader.defects(room_id)

@@ -75,10 +75,7 @@ class SynapseReader:
             PartialState: the room's state is still being fetched.
             NotInRoom: no local user is joined.
         """
-        version = await self.require_room(room_id)
-        known = KNOWN_ROOM_VERSIONS.get(version)
-        if known is None or getattr(known, "msc4242_state_dags", False):
-            raise UnsupportedRoomVersion(room_id, version)
+        await self._require_known_version(room_id)
         partial = await self._database.rows(
             "partial_state", "SELECT 1 FROM partial_state_rooms WHERE room_id = ?", (room_id,)
         )
@@ -92,6 +89,13 @@ class SynapseReader:
         )
         if not joined or not await self._current_state(room_id):
             raise NotInRoom(room_id)
+
+    async def _require_known_version(self, room_id: str) -> str:
+        version = await self.require_room(room_id)
+        known = KNOWN_ROOM_VERSIONS.get(version)
+        if known is None or getattr(known, "msc4242_state_dags", False):
+            raise UnsupportedRoomVersion(room_id, version)
+        return version
 
     async def _rejected_ids(self, room_id: str) -> list[str]:
         rows = await self._database.rows(
@@ -112,7 +116,7 @@ class SynapseReader:
 
     async def facts(self, room_id: str, *, scan: bool = True) -> RoomFacts:
         """All that a plan for the room is made from; without a scan, only of its rejections."""
-        version = await self.require_room(room_id)
+        version = await self._require_known_version(room_id)
         defects = await self._scan.run(room_id) if scan else {}
         damaged = {i for finding in DAMAGE for i in defects.get(finding, ())}
         suspects = await read_nodes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from urllib.parse import unquote_to_bytes
 
 from synapse.http.servlet import parse_json_object_from_request
 from synapse.http.site import SynapseRequest
@@ -26,23 +27,32 @@ def query(request: SynapseRequest, known: Collection[str]) -> dict[str, str]:
             Synapse itself takes the token from there too.
 
     Raises:
-        InvalidParam: a parameter is unknown, given twice, or not UTF-8.
+        InvalidParam: a parameter is unknown, given twice, or holds odd bytes.
     """
     found: dict[str, str] = {}
-    for raw, values in (request.args or {}).items():
-        try:
-            name = raw.decode("utf-8")
-            texts = [value.decode("utf-8") for value in values]
-        except UnicodeDecodeError:
-            raise InvalidParam(raw.decode("utf-8", "replace"), "is not UTF-8") from None
+    # Not `request.args`: into those Twisted mixes the body, where a client says that it is a
+    # form (as curl does by default), and it leaves names without a value out.
+    for pair in request.uri.partition(b"?")[2].split(b"&"):
+        if not pair:
+            continue
+        name, _, value = map(_unquote, pair.partition(b"="))
         if name == "access_token":
             continue
         if name not in known:
-            raise InvalidParam(name, f"is not known; known are: {', '.join(sorted(known))}")
-        if len(texts) != 1:
+            raise InvalidParam(_printable(name), f"is not known; known are: {_listed(known)}")
+        if name in found:
             raise InvalidParam(name, "is given more than once")
-        found[name] = _clean(name, texts[0])
+        found[name] = _clean(name, value)
     return found
+
+
+def _unquote(part: bytes) -> str:
+    # What is not UTF-8 becomes U+FFFD, which nothing is allowed to contain.
+    return unquote_to_bytes(part.replace(b"+", b" ")).decode("utf-8", "replace")
+
+
+def _listed(known: Collection[str]) -> str:
+    return ", ".join(sorted(known)) or "none"
 
 
 def body(request: SynapseRequest, known: Collection[str]) -> dict[str, object]:
@@ -55,8 +65,7 @@ def body(request: SynapseRequest, known: Collection[str]) -> dict[str, object]:
     content = parse_json_object_from_request(request, allow_empty_body=True)
     for key in content:
         if key not in known:
-            listed = ", ".join(sorted(known)) or "none"
-            raise InvalidParam(_printable(key), f"is not known; known are: {listed}")
+            raise InvalidParam(_printable(key), f"is not known; known are: {_listed(known)}")
     return dict(content)
 
 
@@ -134,14 +143,18 @@ def event_id(param: str, value: str) -> str:
 
 def job_id(value: str) -> str:
     """A job's id from a path."""
+    if len(value.encode("utf-8", "replace")) > _MAX_ID_BYTES:
+        raise InvalidParam("id", f"must have at most {_MAX_ID_BYTES} bytes")
     return _clean("id", value)
 
 
 def _identifier(param: str, sigil: str, value: str) -> str:
     _clean(param, value)
     if not value.startswith(sigil) or len(value) < 2 or len(value.encode()) > _MAX_ID_BYTES:
-        what = "a room id" if sigil == "!" else "an event id"
-        raise InvalidParam(param, f"must be {what}, which begins with '{sigil}'")
+        what = "be a room id" if sigil == "!" else "hold event ids"
+        raise InvalidParam(
+            param, f"must {what}: '{sigil}' and what follows, in at most {_MAX_ID_BYTES} bytes"
+        )
     return value
 
 
