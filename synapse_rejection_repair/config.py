@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import attr
 
 DEFAULT_PATH = "/_synapse/rejection_repair"
+
+# Letters, digits and what never needs quoting: a client may quote anything else or not, and
+# only one of the two would be found. A segment of dots is taken away by clients and proxies.
+_PATH = re.compile(r"(/(?!\.+(/|$))[A-Za-z0-9._~-]+)+")
 
 
 @attr.s(frozen=True, auto_exc=True, auto_attribs=True)
@@ -61,9 +66,11 @@ def _path(value: Any) -> str:
     if not isinstance(value, str) or not value.startswith("/"):
         raise BadConfig("path", "must be a string that begins with '/'")
     path = value.rstrip("/")
-    if not path.startswith("/_") or any(c in path for c in " ?#%") or "//" in path:
+    if not path.startswith("/_") or not _PATH.fullmatch(path):
         raise BadConfig("path", "must begin with '/_' and be a plain path, such as " + DEFAULT_PATH)
     for taken in ("/_matrix", "/_synapse/admin", "/_synapse/client", "/_synapse/metrics"):
         if path == taken or path.startswith(taken + "/"):
             raise BadConfig("path", f"must not lie below {taken}, which Synapse serves itself")
+        if taken.startswith(path + "/"):
+            raise BadConfig("path", f"must not lie above {taken}, which it would hide")
     return path
