@@ -14,6 +14,12 @@ DEFAULT_PATH = "/_synapse/rejection_repair"
 # only one of the two would be found. A segment of dots is taken away by clients and proxies.
 _PATH = re.compile(r"(/(?!\.+(/|$))[A-Za-z0-9._~-]+)+")
 
+# Read in Synapse 1.151.0 and 1.163.2.
+_TAKEN = (
+    "/_matrix",
+    *(f"/_synapse/{s}" for s in ("admin", "client", "mas", "metrics", "replication")),
+)
+
 
 @attr.s(frozen=True, auto_exc=True, auto_attribs=True)
 class BadConfig(Exception):
@@ -68,7 +74,7 @@ def _path(value: Any) -> str:
     path = value.rstrip("/")
     if not path.startswith("/_") or not _PATH.fullmatch(path):
         raise BadConfig("path", "must begin with '/_' and be a plain path, such as " + DEFAULT_PATH)
-    for taken in ("/_matrix", "/_synapse/admin", "/_synapse/client", "/_synapse/metrics"):
+    for taken in _TAKEN:
         if path == taken or path.startswith(taken + "/"):
             raise BadConfig("path", f"must not lie below {taken}, which Synapse serves itself")
         if taken.startswith(path + "/"):
