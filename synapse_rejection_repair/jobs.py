@@ -19,8 +19,15 @@ from synapse_rejection_repair.ports import Checker, Clock, JobStore, RoomReader,
 
 logger = logging.getLogger(__name__)
 
-_CHUNK = 25
-"""How many events are stored in one transaction: what other rooms wait for at most."""
+_CHUNK = 100
+"""How many events are stored at a time: as many as Synapse stores in one transaction."""
+
+_REST = 1.0
+"""How long everything else has the database to itself after each chunk, in times that the
+chunk took."""
+
+_SAVE_EVERY_MS = 500
+"""How often a job's progress is written, and its end asked for, in milliseconds."""
 
 _SETTLE_SECONDS = 60.0
 """How long the end of a job waits for events that were on their way in, in seconds."""
@@ -138,40 +145,34 @@ class RepairRunner:
         version = await self.reader.require_room(job.room_id)
         checker = self.make_checker(job.room_id, version)
         carried_out = 0
+        saved = self.clock.now_ms()
         waiting = deque(chunks(plan.steps))
         while waiting:
             chunk = waiting.popleft()
             began = self.clock.now_ms()
             if chunk[0].action is Action.REJECT and not any(s.node.damaged for s in chunk):
-                job = await self._decided(job, rejected=len(chunk))
+                job = _decided(job, rejected=len(chunk))
                 continue
             decided = await self.writer.apply(job, chunk, checker)
             held = [s for s, verdict in decided if verdict.outcome is s.verdict.outcome]
             carried_out += len(held)
-            job = await self._decided(
+            job = _decided(
                 job,
                 accepted=sum(s.action is Action.RECEIVE for s in held),
                 rejected=sum(s.action is Action.REJECT for s in held),
             )
+            now = self.clock.now_ms()
+            if now - saved > _SAVE_EVERY_MS:
+                job, saved = await self.store.save(job), now
             if job.cancel_requested or len(held) < len(decided):
                 break
             if len(decided) < len(chunk):
                 waiting.appendleft(chunk[len(decided) :])
-            # As long as the writes took, everything else gets the database to itself.
-            await self.clock.pause((self.clock.now_ms() - began) / 1000)
-        return job, carried_out
+            await self.clock.pause(_REST * (self.clock.now_ms() - began) / 1000)
+        return await self.store.save(job), carried_out
 
     async def _accepted_by(self, job: RepairJob) -> frozenset[str]:
         return await self.store.journalled(job.job_id, Action.RECEIVE.value)
-
-    async def _decided(self, job: RepairJob, accepted: int = 0, rejected: int = 0) -> RepairJob:
-        progress = job.progress
-        return await self._progress(
-            job,
-            accepted=progress.accepted + accepted,
-            rejected=progress.rejected + rejected,
-            done=progress.done + accepted + rejected,
-        )
 
     async def _progress(self, job: RepairJob, **changes: Any) -> RepairJob:
         return await self.store.save(
@@ -193,6 +194,17 @@ def chunks(steps: Sequence[Step]) -> Iterator[list[Step]]:
         alike = list(run)
         for start in range(0, len(alike), _CHUNK):
             yield alike[start : start + _CHUNK]
+
+
+def _decided(job: RepairJob, accepted: int = 0, rejected: int = 0) -> RepairJob:
+    before = job.progress
+    progress = attr.evolve(
+        before,
+        accepted=before.accepted + accepted,
+        rejected=before.rejected + rejected,
+        done=before.done + accepted + rejected,
+    )
+    return attr.evolve(job, progress=progress)
 
 
 def _stuck(plan: Plan) -> StepFailed:

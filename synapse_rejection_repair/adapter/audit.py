@@ -75,10 +75,16 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         ("groups", "state_filter"),
     ),
     (
-        "synapse.handlers.federation_event",
-        "FederationEventHandler.persist_events_and_notify",
-        ("room_id", "event_and_contexts", "backfilled"),
+        "synapse.storage.controllers.persist_events",
+        "EventsPersistenceStorageController.persist_events",
+        ("events_and_contexts", "backfilled"),
     ),
+    (
+        "synapse.notifier",
+        "Notifier.on_new_room_events",
+        ("events_and_pos", "max_room_stream_token", "extra_users"),
+    ),
+    ("synapse.notifier", "Notifier.notify_user_joined_room", ("event_id", "room_id")),
     (
         "synapse.handlers.event_auth",
         "EventAuthHandler.compute_auth_events",

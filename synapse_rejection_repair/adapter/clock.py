@@ -11,7 +11,7 @@ from synapse.server import HomeServer
 from synapse.util.duration import Duration
 
 T = TypeVar("T")
-_SLICE = 0.01
+_SLICE = 0.003
 """How long a task may hold the reactor before it gives way, in seconds."""
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from signedjson.key import get_verify_key
@@ -19,8 +20,11 @@ from synapse.server import HomeServer
 from synapse.types import get_domain_from_id
 
 from synapse_rejection_repair.domain.model import Check, Outcome, Verdict
+from synapse_rejection_repair.ports import Clock
 
 _Key = tuple[str, str]
+_REMEMBERED = 20_000
+"""How many events that have passed are remembered, by their digests."""
 
 
 class IntegrityCheck:
@@ -35,18 +39,30 @@ class IntegrityCheck:
         self._store: Any = hs.get_datastores().main
         self._keyring = hs.get_keyring()
         self._keys: dict[_Key, tuple[VerifyKey, int] | None] = {}
+        self._passed: OrderedDict[bytes, None] = OrderedDict()
         own = get_verify_key(hs.signing_key)
         self._keys[hs.hostname, f"{own.alg}:{own.version}"] = (own, 2**63)
 
-    async def check(self, events: Iterable[EventBase]) -> dict[str, Verdict]:
-        """The verdicts on those of the events that fail, by event id."""
-        wanted = list(events)
-        await self._fetch_keys(wanted)
+    async def check(self, events: Mapping[bytes, EventBase], clock: Clock) -> dict[str, Verdict]:
+        """The verdicts on those of the events that fail, by event id.
+
+        Args:
+            events: the events, by a digest of what is stored of each. What has passed is
+                remembered by it, since a repair plans what its dry run has just planned.
+            clock: lets the server breathe.
+        """
+        wanted = {digest: e for digest, e in events.items() if digest not in self._passed}
+        await self._fetch_keys(wanted.values())
         failed = {}
-        for event in wanted:
+        for digest, event in wanted.items():
             verdict = _hash_verdict(event) or await self._signature_verdict(event)
-            if verdict is not None:
+            if verdict is None:
+                self._passed[digest] = None
+            else:
                 failed[event.event_id] = verdict
+            await clock.breathe()
+        while len(self._passed) > _REMEMBERED:
+            self._passed.popitem(last=False)
         return failed
 
     async def _fetch_keys(self, events: Iterable[EventBase]) -> None:

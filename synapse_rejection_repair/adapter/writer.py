@@ -14,6 +14,7 @@ from synapse.types.state import StateFilter
 
 from synapse_rejection_repair.adapter.checker import EventChecker
 from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.adapter.door import PersistenceDoor
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.reader import SynapseReader
 from synapse_rejection_repair.adapter.takeaway import TakenAway, journal, take_away
@@ -49,7 +50,7 @@ class SynapseWriter:
         self._stores = hs.get_datastores()
         self._store = self._stores.main
         self._state_handler = hs.get_state_handler()
-        self._federation = hs.get_federation_event_handler()
+        self._door = PersistenceDoor(hs)
         self._notifier = hs.get_notifier()
         self._database = database
         self._reader = reader
@@ -139,9 +140,7 @@ class SynapseWriter:
             )
 
         with self._hooks.storing_anew([event.event_id for event, _ in pairs], take):
-            await self._federation.persist_events_and_notify(
-                job.room_id, pairs, backfilled=steps[0].backfill
-            )
+            await self._door.store(pairs, backfilled=steps[0].backfill)
 
     async def _merges(self, event: EventBase, known: dict[str, int]) -> bool:
         """Whether the states after the events before this one have to be resolved."""
