@@ -1,53 +1,21 @@
-"""The module that `homeserver.yaml` names: reads its configuration and wires the parts."""
+"""The module that `homeserver.yaml` names: reads its configuration and has the parts wired."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from synapse.module_api import ModuleApi
 from synapse.module_api.errors import ConfigError
-from synapse.server import HomeServer
 
 from synapse_rejection_repair import config as configuration
 from synapse_rejection_repair.adapter.audit import unsupported
-from synapse_rejection_repair.adapter.checker import EventChecker
-from synapse_rejection_repair.adapter.clock import ReactorClock
-from synapse_rejection_repair.adapter.database import Database
-from synapse_rejection_repair.adapter.defects import DefectScan
-from synapse_rejection_repair.adapter.hooks import PersistenceHooks
-from synapse_rejection_repair.adapter.integrity import IntegrityCheck
-from synapse_rejection_repair.adapter.jobstore import SynapseJobStore, prepare_tables
-from synapse_rejection_repair.adapter.process import homeserver, writes_events, writes_room
-from synapse_rejection_repair.adapter.reader import SynapseReader
-from synapse_rejection_repair.adapter.states import SynapseStates
-from synapse_rejection_repair.adapter.writer import SynapseWriter
-from synapse_rejection_repair.background import Background
+from synapse_rejection_repair.adapter.process import homeserver
 from synapse_rejection_repair.config import BadConfig, Config
-from synapse_rejection_repair.diagnosis import Diagnostician
-from synapse_rejection_repair.domain.repair import RepairProgress, RepairRequest
-from synapse_rejection_repair.jobs import RepairRunner
-from synapse_rejection_repair.planner import Planner
-from synapse_rejection_repair.repair import RepairService
-from synapse_rejection_repair.rest.repairs import (
-    RepairCancelServlet,
-    RepairServlet,
-    RepairsServlet,
-    RepairStatusServlet,
-)
+from synapse_rejection_repair.errors import UnsupportedSynapse
 from synapse_rejection_repair.rest.resource import AdminResource
-from synapse_rejection_repair.rest.rooms import (
-    DiagnosisServlet,
-    HealthServlet,
-    RejectionsServlet,
-    RoomsServlet,
-)
 
 logger = logging.getLogger(__name__)
-
-_POLL_MS = 5000
-"""How often a process looks for jobs that were asked of others, in milliseconds."""
 
 
 class RejectionRepair:
@@ -61,12 +29,17 @@ class RejectionRepair:
     def __init__(self, config: Config, api: ModuleApi) -> None:
         hs = homeserver(api)
         reason = unsupported()
+        if reason is None:
+            try:
+                from synapse_rejection_repair.wiring import wire
+            except ImportError as e:
+                reason = UnsupportedSynapse((str(e),))
         resource = AdminResource(hs, reason)
         api.register_web_resource(config.path, resource)
         if reason is not None:
             logger.error("%s", reason)
             return
-        _wire(api, hs, resource, config.path)
+        wire(api, hs, resource, config.path)
 
     @staticmethod
     def parse_config(config: dict[str, Any]) -> Config:
@@ -79,53 +52,3 @@ class RejectionRepair:
             return configuration.parse_config(config)
         except BadConfig as e:
             raise ConfigError(f"synapse_rejection_repair: {e}", ("config", e.field)) from e
-
-
-def _wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, base: str) -> None:
-    clock = ReactorClock(hs)
-    database = Database(hs)
-    states = SynapseStates(hs)
-    reader = SynapseReader(database, DefectScan(database, states, clock))
-    integrity = IntegrityCheck(hs)
-
-    def make_checker(room_id: str, room_version: str) -> EventChecker:
-        return EventChecker(hs, database, integrity, clock, room_id, room_version)
-
-    def this_process_writes(room_id: str) -> bool:
-        return writes_room(hs, room_id)
-
-    def spawn(func: Callable[[], Awaitable[None]]) -> object:
-        return api.run_as_background_process("rejection_repair", func, bg_start_span=False)
-
-    planner = Planner(reader, states, make_checker, clock)
-    store = SynapseJobStore(
-        database, "repair", RepairRequest, RepairProgress, this_process_writes, clock
-    )
-    runner = None
-    if writes_events(hs):
-        writer = SynapseWriter(hs, database, reader, states, PersistenceHooks(hs), clock)
-        runner = RepairRunner(store, reader, planner, writer, make_checker, clock)
-    background = Background(store, runner, this_process_writes, spawn)
-    service = RepairService(reader, planner, store, clock, background.started)
-    diagnostician = Diagnostician(reader, planner, clock)
-
-    for servlet in (
-        RoomsServlet(base, reader),
-        RejectionsServlet(base, reader),
-        DiagnosisServlet(base, diagnostician),
-        HealthServlet(base, diagnostician),
-        RepairServlet(base, service),
-        RepairsServlet(base, store),
-        RepairStatusServlet(base, store),
-        RepairCancelServlet(base, store),
-    ):
-        servlet.register(resource)
-
-    async def begin() -> None:
-        await prepare_tables(database, clock)
-        await background.poll()
-        api.looping_background_call(
-            background.poll, _POLL_MS, desc="rejection_repair_poll", run_on_all_instances=True
-        )
-
-    hs.get_clock().call_when_running(lambda: spawn(begin))

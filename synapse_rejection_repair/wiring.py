@@ -1,0 +1,104 @@
+"""The wiring: every part, given those that it asks for.
+
+Imported only once `adapter.audit` has found nothing: what is imported from here on may not
+even be there in a Synapse that differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from synapse.module_api import ModuleApi
+from synapse.server import HomeServer
+
+from synapse_rejection_repair.adapter.checker import EventChecker
+from synapse_rejection_repair.adapter.clock import ReactorClock
+from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.adapter.defects import DefectScan
+from synapse_rejection_repair.adapter.hooks import PersistenceHooks
+from synapse_rejection_repair.adapter.integrity import IntegrityCheck
+from synapse_rejection_repair.adapter.jobstore import SynapseJobStore, prepare_tables
+from synapse_rejection_repair.adapter.process import writes_events, writes_room
+from synapse_rejection_repair.adapter.reader import SynapseReader
+from synapse_rejection_repair.adapter.states import SynapseStates
+from synapse_rejection_repair.adapter.writer import SynapseWriter
+from synapse_rejection_repair.background import Background
+from synapse_rejection_repair.diagnosis import Diagnostician
+from synapse_rejection_repair.domain.repair import RepairProgress, RepairRequest
+from synapse_rejection_repair.jobs import RepairRunner
+from synapse_rejection_repair.planner import Planner
+from synapse_rejection_repair.repair import RepairService
+from synapse_rejection_repair.rest.repairs import (
+    RepairCancelServlet,
+    RepairServlet,
+    RepairsServlet,
+    RepairStatusServlet,
+)
+from synapse_rejection_repair.rest.resource import AdminResource
+from synapse_rejection_repair.rest.rooms import (
+    DiagnosisServlet,
+    HealthServlet,
+    RejectionsServlet,
+    RoomsServlet,
+)
+
+_POLL_MS = 5000
+"""How often a process looks for jobs that were asked of others, in milliseconds."""
+
+
+def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, base: str) -> None:
+    """Puts the endpoints below a resource and starts what runs in the background.
+
+    Args:
+        api: Synapse's door for modules.
+        hs: the homeserver behind it.
+        resource: where the endpoints are to be.
+        base: the path that it is mounted at.
+    """
+    clock = ReactorClock(hs)
+    database = Database(hs)
+    states = SynapseStates(hs)
+    reader = SynapseReader(database, DefectScan(database, states, clock))
+    integrity = IntegrityCheck(hs)
+
+    def make_checker(room_id: str, room_version: str) -> EventChecker:
+        return EventChecker(hs, database, integrity, clock, room_id, room_version)
+
+    def this_process_writes(room_id: str) -> bool:
+        return writes_room(hs, room_id)
+
+    def spawn(func: Callable[[], Awaitable[None]]) -> object:
+        return api.run_as_background_process("rejection_repair", func, bg_start_span=False)
+
+    planner = Planner(reader, states, make_checker, clock)
+    store = SynapseJobStore(
+        database, "repair", RepairRequest, RepairProgress, this_process_writes, clock
+    )
+    runner = None
+    if writes_events(hs):
+        writer = SynapseWriter(hs, database, reader, states, PersistenceHooks(hs), clock)
+        runner = RepairRunner(store, reader, planner, writer, make_checker, clock)
+    background = Background(store, runner, this_process_writes, spawn)
+    service = RepairService(reader, planner, store, clock, background.started)
+    diagnostician = Diagnostician(reader, planner, clock)
+
+    for servlet in (
+        RoomsServlet(base, reader),
+        RejectionsServlet(base, reader),
+        DiagnosisServlet(base, diagnostician),
+        HealthServlet(base, diagnostician),
+        RepairServlet(base, service),
+        RepairsServlet(base, store),
+        RepairStatusServlet(base, store),
+        RepairCancelServlet(base, store),
+    ):
+        servlet.register(resource)
+
+    async def begin() -> None:
+        await prepare_tables(database, clock)
+        await background.poll()
+        api.looping_background_call(
+            background.poll, _POLL_MS, desc="rejection_repair_poll", run_on_all_instances=True
+        )
+
+    hs.get_clock().call_when_running(lambda: spawn(begin))
