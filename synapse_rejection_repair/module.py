@@ -51,4 +51,4 @@ class RejectionRepair:
         try:
             return configuration.parse_config(config)
         except BadConfig as e:
-            raise ConfigError(f"synapse_rejection_repair: {e}", e.field.split(".")) from e
+            raise ConfigError(f"synapse_rejection_repair: {e}", e.field.split(".")) from None
