@@ -1,0 +1,106 @@
+"""The module's section of homeserver.yaml, read by Synapse itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synapse.config._base import ConfigError, format_config_error
+from synapse.config.homeserver import HomeServerConfig
+
+from synapse_rejection_repair.config import DEFAULT_PATH, Config
+from tests.conftest import MakeServer
+from tests.harness.client import MatrixError
+from tests.harness.config import write_config
+from tests.harness.database import SqliteDatabase
+
+MODULE = "synapse_rejection_repair.RejectionRepair"
+
+# Each with the field that is to be named, and a part of the sentence.
+WRONG: list[tuple[Any, str, str]] = [
+    ({"pth": "/_x"}, "pth", "is not known; known are: path"),
+    ({"path": "/_x", 3: 4}, "3", "is not known"),
+    ({"path": 3}, "path", "must be a string"),
+    ({"path": None}, "path", "must be a string"),
+    ({"path": ["/_x"]}, "path", "must be a string"),
+    ({"path": True}, "path", "must be a string"),
+    ({"path": ""}, "path", "must be a string that begins with '/'"),
+    ({"path": "_x"}, "path", "must be a string that begins with '/'"),
+    ({"path": "/"}, "path", "must begin with '/_'"),
+    ({"path": "/repair"}, "path", "must begin with '/_'"),
+    ({"path": "/_x/../y"}, "path", "plain path"),
+    ({"path": "/_x//y"}, "path", "plain path"),
+    ({"path": "/_x y"}, "path", "plain path"),
+    ({"path": "/_x%20y"}, "path", "plain path"),
+    ({"path": "/_x?y"}, "path", "plain path"),
+    ({"path": "/_x\n"}, "path", "plain path"),
+    ({"path": "/_\u00fc"}, "path", "plain path"),
+    ({"path": "/_matrix"}, "path", "must not lie below /_matrix"),
+    ({"path": "/_matrix/client/v3/repair"}, "path", "must not lie below /_matrix"),
+    ({"path": "/_synapse/admin/repair"}, "path", "must not lie below /_synapse/admin"),
+    ({"path": "/_synapse/"}, "path", "must not lie above /_synapse/admin"),
+    (["path"], "config", "must be a mapping"),
+    ("path", "config", "must be a mapping"),
+]
+
+RIGHT: list[tuple[Any, str]] = [
+    (None, DEFAULT_PATH),
+    ({}, DEFAULT_PATH),
+    ({"path": "/_synapse/rejection_repair"}, "/_synapse/rejection_repair"),
+    ({"path": "/_synapse/rejection_repair/"}, "/_synapse/rejection_repair"),
+    ({"path": "/_ops/~repair-1.0"}, "/_ops/~repair-1.0"),
+]
+
+
+def _load(folder: Path, config: Any) -> Config:
+    """Lets Synapse load a homeserver.yaml with that section, and returns what became of it."""
+    write_config(
+        folder,
+        client_port=1,
+        federation_port=2,
+        database=SqliteDatabase(folder / "homeserver.db"),
+        modules=[{"module": MODULE, "config": config}],
+    )
+    loaded: Any = HomeServerConfig.load_config("", ["-c", str(folder / "homeserver.yaml")])
+    ((_, parsed),) = loaded.modules.loaded_modules
+    assert isinstance(parsed, Config)
+    return parsed
+
+
+@pytest.mark.parametrize(("config", "field", "reason"), WRONG, ids=lambda value: repr(value)[:40])
+def test_wrong(tmp_path: Path, config: Any, field: str, reason: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        _load(tmp_path, config)
+    words = "".join(format_config_error(refused.value))
+    assert f"'modules.<item 0>.config.{field}'" in words
+    assert f"'{field}' " in words
+    assert reason in words
+
+
+@pytest.mark.parametrize(("config", "path"), RIGHT, ids=repr)
+def test_right(tmp_path: Path, config: Any, path: str) -> None:
+    assert _load(tmp_path, config).path == path
+
+
+def test_server_refuses_to_start(make_server: MakeServer) -> None:
+    modules = [{"module": MODULE, "config": {"path": "/_x", "dryrun": True}}]
+    with pytest.raises(RuntimeError) as ended:
+        make_server(modules=modules).start()
+    words = str(ended.value)
+    assert "Error in configuration at 'modules.<item 0>.config.dryrun'" in words
+    assert "'dryrun' is not known" in words
+    assert "Traceback" not in words
+
+
+def test_other_path(make_server: MakeServer) -> None:
+    modules = [{"module": MODULE, "config": {"path": "/_ops/repair/"}}]
+    server = make_server(modules=modules).start()
+    admin = server.register("admin", admin=True)
+    assert admin.call("GET", "/_ops/repair/v1/rooms") == {"rooms": [], "total": 0}
+    # Where it is not, Synapse answers as ever.
+    for path in (DEFAULT_PATH + "/v1/rooms", "/_opsXrepair/v1/rooms", "/_ops/repair/v1/roomsX"):
+        with pytest.raises(MatrixError) as refused:
+            admin.call("GET", path)
+        assert refused.value.status == 404
+    assert server.errors_in_log() == []
