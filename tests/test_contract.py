@@ -461,7 +461,8 @@ def test_repair_that_fails(world: World) -> None:
     for order_by in ("created_ts", "room_id", "status", "started_ts", "finished_ts"):
         for direction in ("f", "b"):
             found = judge.ok("GET", "/v1/repairs", order_by=order_by, dir=direction)["repairs"]
-            values = [repair[order_by] for repair in found]
+            # Where the empty ones go is the database's choice.
+            values = [entry[order_by] for entry in found if entry[order_by] is not None]
             assert values == sorted(values, reverse=direction == "b")
     failed = judge.ok("GET", "/v1/repairs", status="failed")["repairs"]
     assert failed == [repair]
