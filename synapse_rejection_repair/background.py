@@ -8,9 +8,6 @@ from typing import Generic, Protocol
 from synapse_rejection_repair.domain.job import Job, Progress, Request
 from synapse_rejection_repair.ports import JobStore
 
-_AT_ONCE = 2
-"""How many jobs of a kind one process runs at a time; others wait, scheduled."""
-
 
 class Runner(Protocol[Request, Progress]):
     """Carries jobs of one kind out."""
@@ -27,6 +24,7 @@ class Background(Generic[Request, Progress]):
         runner: carries one job out; `None` on a process that writes no events.
         writes_room: whether this process writes the events of a room.
         spawn: runs a function as a background process of Synapse's.
+        at_once: how many jobs run at a time; others wait, scheduled.
     """
 
     def __init__(
@@ -35,11 +33,14 @@ class Background(Generic[Request, Progress]):
         runner: Runner[Request, Progress] | None,
         writes_room: Callable[[str], bool],
         spawn: Callable[[Callable[[], Awaitable[None]]], object],
+        *,
+        at_once: int = 2,
     ) -> None:
         self._store = store
         self._runner = runner
         self._writes_room = writes_room
         self._spawn = spawn
+        self._at_once = at_once
         self._running: set[str] = set()
 
     def started(self, job: Job[Request, Progress]) -> None:
@@ -56,7 +57,7 @@ class Background(Generic[Request, Progress]):
 
     def _begin(self, job: Job[Request, Progress]) -> None:
         runner = self._runner
-        if runner is None or job.job_id in self._running or len(self._running) >= _AT_ONCE:
+        if runner is None or job.job_id in self._running or len(self._running) >= self._at_once:
             return
         self._running.add(job.job_id)
 

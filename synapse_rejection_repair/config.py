@@ -38,14 +38,32 @@ class BadConfig(Exception):
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)
+class SourceConfig:
+    """An old homeserver's database, from which history may be imported.
+
+    Attributes:
+        engine: `sqlite3` or `psycopg2`.
+        args: what the engine is told to connect. Never shown: a password may be in it.
+        immutable: nothing writes the SQLite file any more, so it is read without locks
+            and without files beside it.
+    """
+
+    engine: str
+    args: Mapping[str, Any] = attr.ib(repr=False)
+    immutable: bool = False
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
 class Config:
     """What `homeserver.yaml` says.
 
     Attributes:
         path: the path below which the endpoints are mounted.
+        sources: old homeservers' databases, by the names that requests call them by.
     """
 
     path: str = DEFAULT_PATH
+    sources: Mapping[str, SourceConfig] = attr.Factory(dict)
 
 
 def parse_config(config: object) -> Config:
@@ -65,7 +83,57 @@ def parse_config(config: object) -> Config:
     for field in config:
         if field not in known:
             raise BadConfig(str(field), f"is not known; known are: {', '.join(sorted(known))}")
-    return Config(path=_path(config.get("path", DEFAULT_PATH)))
+    return Config(
+        path=_path(config.get("path", DEFAULT_PATH)), sources=_sources(config.get("sources", {}))
+    )
+
+
+def _sources(value: Any) -> dict[str, SourceConfig]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise BadConfig("sources", "must be a mapping from names to databases")
+    return {_source_name(name): _source(name, section) for name, section in value.items()}
+
+
+def _source_name(name: Any) -> str:
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
+        raise BadConfig(
+            "sources", "must have names of letters, digits, '.', '_' and '-', at most 64 of them"
+        )
+    return name
+
+
+def _source(name: str, section: Any) -> SourceConfig:
+    field = f"sources.{name}"
+    known = {"database", "immutable"}
+    section = _mapping(field, section, known)
+    database = _mapping(f"{field}.database", section.get("database"), {"name", "args"})
+    engine, args = database.get("name"), database.get("args", {})
+    if engine not in ("sqlite3", "psycopg2"):
+        raise BadConfig(f"{field}.database.name", "must be 'sqlite3' or 'psycopg2'")
+    if not isinstance(args, Mapping) or not all(isinstance(key, str) for key in args):
+        raise BadConfig(f"{field}.database.args", "must be a mapping")
+    path = args.get("database")
+    if engine == "sqlite3" and (not isinstance(path, str) or not path or path == ":memory:"):
+        raise BadConfig(f"{field}.database.args.database", "must be the path of a file")
+    immutable = section.get("immutable", False)
+    if not isinstance(immutable, bool):
+        raise BadConfig(f"{field}.immutable", "must be true or false")
+    if immutable and engine != "sqlite3":
+        raise BadConfig(f"{field}.immutable", "is for SQLite files alone")
+    return SourceConfig(engine, dict(args), immutable)
+
+
+def _mapping(field: str, value: Any, known: set[str]) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise BadConfig(field, "must be a mapping")
+    for key in value:
+        if key not in known:
+            raise BadConfig(
+                f"{field}.{key}", f"is not known; known are: {', '.join(sorted(known))}"
+            )
+    return value
 
 
 def _path(value: Any) -> str:

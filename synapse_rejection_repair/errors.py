@@ -164,3 +164,61 @@ class StepFailed(RepairError):
 
     def __str__(self) -> str:
         return f"Event {self.event_id}: {self.reason}"
+
+
+@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+class UnknownSource(RepairError):
+    """The configuration names no such old database."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"There is no source '{self.name}' in the module's configuration"
+
+
+@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+class UnknownSourceRoom(RepairError):
+    """The old database has no events of the room."""
+
+    name: str
+    room_id: str
+
+    def __str__(self) -> str:
+        return f"Source '{self.name}' has no events of room {self.room_id}"
+
+
+@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+class SourceUnavailable(RepairError):
+    """The old database cannot be opened or read. Says nothing of where it is."""
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"Source '{self.name}' cannot be read: {self.reason}"
+
+
+@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+class SourceRefused(RepairError):
+    """The old database is none of Synapse's, or too old."""
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"Source '{self.name}' is refused: {self.reason}"
+
+
+@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+class OtherRoomVersion(RepairError):
+    """The old database has the room with another version than this server."""
+
+    room_id: str
+    here: str
+    there: str
+
+    def __str__(self) -> str:
+        return (
+            f"Room {self.room_id} has version {self.here} here, but {self.there} in the source:"
+            " that cannot be the same room"
+        )

@@ -39,7 +39,7 @@ class RejectionRepair:
         if reason is not None:
             logger.error("%s", reason)
             return
-        wire(api, hs, resource, config.path)
+        wire(api, hs, resource, config)
 
     @staticmethod
     def parse_config(config: dict[str, Any]) -> Config:

@@ -23,6 +23,7 @@ from synapse_rejection_repair.adapter.reader import SynapseReader
 from synapse_rejection_repair.adapter.states import SynapseStates
 from synapse_rejection_repair.adapter.writer import SynapseWriter
 from synapse_rejection_repair.background import Background
+from synapse_rejection_repair.config import Config
 from synapse_rejection_repair.diagnosis import Diagnostician
 from synapse_rejection_repair.domain.repair import RepairProgress, RepairRequest
 from synapse_rejection_repair.jobs import RepairRunner
@@ -41,20 +42,22 @@ from synapse_rejection_repair.rest.rooms import (
     RejectionsServlet,
     RoomsServlet,
 )
+from synapse_rejection_repair.wiring_imports import wire_imports
 
 _POLL_MS = 5000
 """How often a process looks for jobs that were asked of others, in milliseconds."""
 
 
-def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, base: str) -> None:
+def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config) -> None:
     """Puts the endpoints below a resource and starts what runs in the background.
 
     Args:
         api: Synapse's door for modules.
         hs: the homeserver behind it.
         resource: where the endpoints are to be.
-        base: the path that it is mounted at.
+        config: the module's configuration.
     """
+    base = config.path
     clock = ReactorClock(hs)
     database = Database(hs)
     states = SynapseStates(hs)
@@ -74,9 +77,10 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, base: str) -> 
     store = SynapseJobStore(
         database, "repair", RepairRequest, RepairProgress, this_process_writes, clock
     )
-    runner = None
+    runner = hooks = None
     if writes_events(hs):
-        writer = SynapseWriter(hs, database, reader, states, PersistenceHooks(hs), clock)
+        hooks = PersistenceHooks(hs)
+        writer = SynapseWriter(hs, database, reader, states, hooks, clock)
         runner = RepairRunner(store, reader, planner, writer, make_checker, clock)
     background = Background(store, runner, this_process_writes, spawn)
     service = RepairService(reader, planner, store, clock, background.started)
@@ -93,12 +97,29 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, base: str) -> 
         RepairCancelServlet(base, store),
     ):
         servlet.register(resource)
+    imports = wire_imports(
+        hs,
+        resource,
+        base,
+        config.sources,
+        database,
+        reader,
+        integrity,
+        clock,
+        hooks,
+        this_process_writes,
+        spawn,
+    )
+
+    async def poll() -> None:
+        await background.poll()
+        await imports.poll()
 
     async def begin() -> None:
         await prepare_tables(database, clock)
-        await background.poll()
+        await poll()
         api.looping_background_call(
-            background.poll, _POLL_MS, desc="rejection_repair_poll", run_on_all_instances=True
+            poll, _POLL_MS, desc="rejection_repair_poll", run_on_all_instances=True
         )
 
     hs.get_clock().call_when_running(lambda: spawn(begin))

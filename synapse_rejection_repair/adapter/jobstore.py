@@ -147,25 +147,27 @@ class SynapseJobStore(Generic[Request, Progress]):
 
     async def save(self, job: Job[Request, Progress]) -> Job[Request, Progress]:
         """Writes a job's progress or end; gives it back with any request to cancel it."""
+        return attr.evolve(
+            job, cancel_requested=await self._database.run("save_job", self.save_in, job)
+        )
 
-        def save(txn: LoggingTransaction) -> bool:
-            txn.execute(
-                f"UPDATE {JOBS} SET status = ?, progress = ?, error = ?, started_ts = ?,"
-                " finished_ts = ? WHERE job_id = ?",
-                (
-                    job.status.value,
-                    json.dumps(job.progress.to_json()),
-                    job.error,
-                    job.started_ts,
-                    job.finished_ts,
-                    job.job_id,
-                ),
-            )
-            txn.execute(f"SELECT cancel_requested FROM {JOBS} WHERE job_id = ?", (job.job_id,))
-            row = txn.fetchone()
-            return bool(row and row[0])
-
-        return attr.evolve(job, cancel_requested=await self._database.run("save_job", save))
+    def save_in(self, txn: LoggingTransaction, job: Job[Request, Progress]) -> bool:
+        """Writes a job's progress in a transaction; tells whether it is to be cancelled."""
+        txn.execute(
+            f"UPDATE {JOBS} SET status = ?, progress = ?, error = ?, started_ts = ?,"
+            " finished_ts = ? WHERE job_id = ?",
+            (
+                job.status.value,
+                json.dumps(job.progress.to_json()),
+                job.error,
+                job.started_ts,
+                job.finished_ts,
+                job.job_id,
+            ),
+        )
+        txn.execute(f"SELECT cancel_requested FROM {JOBS} WHERE job_id = ?", (job.job_id,))
+        row = txn.fetchone()
+        return bool(row and row[0])
 
     async def cancel(self, job_id: str) -> Job[Request, Progress]:
         """Asks a job to stop at the next opportunity.

@@ -13,11 +13,16 @@ from synapse_rejection_repair.errors import (
     JobRunning,
     NotInRoom,
     NotRejected,
+    OtherRoomVersion,
     PartialState,
     RepairError,
+    SourceRefused,
+    SourceUnavailable,
     UnknownEvents,
     UnknownJob,
     UnknownRoom,
+    UnknownSource,
+    UnknownSourceRoom,
     UnsupportedRoomVersion,
     UnsupportedSynapse,
 )
@@ -36,6 +41,11 @@ _HTTP: dict[type[RepairError], tuple[HTTPStatus, str]] = {
     NotInRoom: (HTTPStatus.CONFLICT, CONFLICT),
     PartialState: (HTTPStatus.CONFLICT, CONFLICT),
     UnsupportedRoomVersion: (HTTPStatus.CONFLICT, Codes.UNSUPPORTED_ROOM_VERSION),
+    UnknownSource: (HTTPStatus.NOT_FOUND, Codes.NOT_FOUND),
+    UnknownSourceRoom: (HTTPStatus.NOT_FOUND, Codes.NOT_FOUND),
+    SourceRefused: (HTTPStatus.CONFLICT, CONFLICT),
+    SourceUnavailable: (HTTPStatus.CONFLICT, CONFLICT),
+    OtherRoomVersion: (HTTPStatus.CONFLICT, CONFLICT),
     UnsupportedSynapse: (HTTPStatus.SERVICE_UNAVAILABLE, Codes.UNKNOWN),
 }
 

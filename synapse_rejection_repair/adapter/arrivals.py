@@ -1,0 +1,147 @@
+"""Where Synapse's persistence lets an import take part in its work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import attr
+from synapse.server import HomeServer
+from synapse.storage.database import LoggingTransaction, make_in_list_sql_clause
+
+from synapse_rejection_repair.domain.imports import Span, spans_of
+
+Stored = Callable[[LoggingTransaction, Collection[str]], None]
+
+_RESERVED_AT_ONCE = 10_000
+"""How many stream orderings are asked for at once: Synapse holds a lock meanwhile."""
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class _Arrival:
+    orderings: Mapping[str, int]
+    stored: Stored
+    given: dict[str, int] = attr.Factory(dict)
+
+
+class ArrivalHooks:
+    """Lets an import choose the stream orderings of its events, and write in their transaction.
+
+    Synapse hands negative stream orderings out counting down. Parents have to be stored
+    first, so among events of one depth, where it goes by stream orderings, it would show
+    the older one as the newer. So a range is set aside beforehand, and given out from the
+    lowest up.
+
+    Wraps `PersistEventsStore._persist_events_txn` and, where Synapse has it,
+    `_apply_existing_redaction_txn`, on the object of this process (read in Synapse 1.151.0
+    and 1.163.2). For events that no import has announced they only look into an empty dict.
+
+    Args:
+        hs: a homeserver process that writes events.
+    """
+
+    def __init__(self, hs: HomeServer) -> None:
+        self._arriving: dict[str, _Arrival] = {}
+        self._instance_name = hs.get_instance_name()
+        self._replicates = hs.config.redis.redis_enabled
+        # Any: its methods are put over on this object, some of which not every Synapse has.
+        persist_events: Any = hs.get_datastores().persist_events
+        assert persist_events is not None
+        self._id_gen = persist_events._backfill_id_gen
+
+        self._persist_txn = persist_events._persist_events_txn
+        persist_events._persist_events_txn = self._persist_events_txn
+        self._redact_txn: Any = getattr(persist_events, "_apply_existing_redaction_txn", None)
+        if self._redact_txn is not None:
+            persist_events._apply_existing_redaction_txn = self._apply_existing_redaction_txn
+
+    async def reserve(self, count: int) -> tuple[Span, ...]:
+        """Sets so many stream orderings of the past aside, lower than all that were given out."""
+        numbers: list[int] = []
+        while len(numbers) < count:
+            some = min(_RESERVED_AT_ONCE, count - len(numbers))
+            async with self._id_gen.get_next_mult(some) as orderings:
+                numbers += orderings
+        return spans_of(numbers)
+
+    @contextmanager
+    def arriving(
+        self, event_ids: Collection[str], orderings: Mapping[str, int], stored: Stored
+    ) -> Iterator[None]:
+        """While it lasts, storing one of the events is part of an import.
+
+        Args:
+            event_ids: the events.
+            orderings: the stream orderings of those of them that get one.
+            stored: called in the transaction that stores them, with those of the events
+                that it stores; may be called again with the same ones.
+        """
+        arrival = _Arrival(orderings, stored)
+        self._arriving.update(dict.fromkeys(event_ids, arrival))
+        try:
+            yield
+        finally:
+            for event_id in event_ids:
+                self._arriving.pop(event_id, None)
+
+    def _persist_events_txn(self, txn: LoggingTransaction, **kwargs: Any) -> None:
+        ours: dict[str, _Arrival] = {}
+        if self._arriving:
+            for event, _ in kwargs["events_and_contexts"]:
+                arrival = self._arriving.get(event.event_id)
+                if arrival is None:
+                    continue
+                ours[event.event_id] = arrival
+                metadata = event.internal_metadata
+                # Called again, the event already has the ordering that was chosen.
+                arrival.given.setdefault(event.event_id, metadata.stream_ordering)
+                if event.event_id in arrival.orderings:
+                    metadata.stream_ordering = arrival.orderings[event.event_id]
+        self._persist_txn(txn, **kwargs)
+        if not ours:
+            return
+        if self._replicates:
+            self._tell_workers(txn, ours)
+        stored: dict[Stored, list[str]] = {}
+        for event_id, arrival in ours.items():
+            stored.setdefault(arrival.stored, []).append(event_id)
+        for callback, event_ids in stored.items():
+            callback(txn, event_ids)
+
+    def _tell_workers(self, txn: LoggingTransaction, ours: Mapping[str, _Arrival]) -> None:
+        """Sends the events to the other processes under the orderings that Synapse gave them.
+
+        Those follow the stream of backfilled events, and are past the range that was set
+        aside. `ex_outlier_stream` is how Synapse itself sends an event again that keeps an
+        earlier ordering.
+        """
+        txn.execute_batch(
+            "INSERT INTO ex_outlier_stream"
+            " (event_stream_ordering, event_id, state_group, instance_name)"
+            " SELECT ?, event_id, state_group, ? FROM event_to_state_groups WHERE event_id = ?"
+            " ON CONFLICT DO NOTHING",
+            [
+                (arrival.given[event_id], self._instance_name, event_id)
+                for event_id, arrival in ours.items()
+                if event_id in arrival.orderings
+            ],
+        )
+
+    def _apply_existing_redaction_txn(
+        self, txn: LoggingTransaction, room_id: str, room_version: Any, **kwargs: Any
+    ) -> Any:
+        """Asks Synapse only where there is a redaction.
+
+        On a SQLite database that was never analysed, Synapse's query goes through all
+        events of the room, for each batch.
+        """
+        events = kwargs.get("events_and_contexts")
+        if events and self._arriving and all(e.event_id in self._arriving for e, _ in events):
+            clause, args = make_in_list_sql_clause(
+                txn.database_engine, "redacts", [event.event_id for event, _ in events]
+            )
+            txn.execute(f"SELECT 1 FROM redactions WHERE {clause} LIMIT 1", args)
+            if txn.fetchone() is None:
+                return events
+        return self._redact_txn(txn, room_id, room_version, **kwargs)

@@ -1,0 +1,322 @@
+"""What an import is asked for, what it finds in the source, and how far it is."""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import attr
+
+from synapse_rejection_repair.domain.job import Job
+
+MAX_RATE = 1_000_000
+"""The highest number of events per second that a request may ask for."""
+
+
+class Position(NamedTuple):
+    """Where an event is in the source's order of a room's history."""
+
+    topological: int
+    stream: int
+
+    def before(self) -> Position:
+        """The last position before this one."""
+        return Position(self.topological, self.stream - 1)
+
+
+BEGINNING = Position(-(2**62), -(2**62))
+"""Before every event."""
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class SourceEvent:
+    """An event as the source has it. Nothing of it is verified.
+
+    Attributes:
+        event_id: the id under which the source keeps it.
+        position: where it is in the source's order.
+        pdu: its JSON, `None` if it is missing or none.
+        state_group: the source's state group at it, `None` if there is none.
+        rejected: the source rejected it.
+        outlier: the source holds no state at it.
+        soft_failed: the source soft-failed it.
+        cited: where the source rejected it: an event that it accepted follows it.
+    """
+
+    event_id: str
+    position: Position
+    pdu: dict[str, Any] | None
+    state_group: int | None = None
+    rejected: bool = False
+    outlier: bool = False
+    soft_failed: bool = False
+    cited: bool = False
+
+    @property
+    def prev_event_ids(self) -> list[str]:
+        """The events that it says it follows."""
+        return _references(self.pdu, "prev_events")
+
+    @property
+    def auth_event_ids(self) -> list[str]:
+        """The events that it cites as its authority."""
+        return _references(self.pdu, "auth_events")
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether only those can read it who kept the keys."""
+        return self.pdu is not None and self.pdu.get("type") == "m.room.encrypted"
+
+
+def _references(pdu: Mapping[str, Any] | None, field: str) -> list[str]:
+    # Room versions 1 and 2 have pairs of an id and a hash.
+    found = [] if pdu is None else pdu.get(field)
+    if not isinstance(found, list):
+        return []
+    ids = [r[0] if isinstance(r, list) and r else r for r in found]
+    return [i for i in ids if isinstance(i, str)]
+
+
+class Held(enum.Enum):
+    """How this server has an event already."""
+
+    FULL = "full"
+    """With the state at it, accepted."""
+    REJECTED = "rejected"
+    """With the state at it, rejected."""
+    OUTLIER = "outlier"
+    """Without the state at it."""
+
+
+class Skip(str, enum.Enum):
+    """Why an event does not arrive, or arrives as rejected."""
+
+    REJECTED_BY_SOURCE = "rejected_by_source"
+    """The source had rejected it. Stored, as rejected, if an accepted event follows it."""
+    REJECTED_HERE = "rejected_here"
+    """This server has it, and had rejected it. That is a matter for a repair."""
+    MISSING_JSON = "missing_json"
+    """The source has no JSON of it, or what it has is no JSON."""
+    MALFORMED = "malformed"
+    """It is no event of the room's version."""
+    BAD_EVENT_ID = "bad_event_id"
+    """Its id is not the hash of its JSON, or another than its JSON says."""
+    OTHER_ROOM = "other_room"
+    """Its JSON is an event of another room."""
+    BAD_SIGNATURE = "bad_signature"
+    """A signature that it needs is missing or wrong."""
+    UNKNOWN_KEY = "unknown_key"
+    """The key that it is signed with is cached neither here nor in the source."""
+    MISSING_AUTH_EVENTS = "missing_auth_events"
+    """It cites events that neither this server nor the source has."""
+    UNKNOWN_STATE = "unknown_state"
+    """Events before it are missing, and the source does not know the state at it."""
+    AUTH_EVENTS = "auth_events"
+    """Stored as rejected: the authorization rules, against its auth events."""
+    STATE_BEFORE = "state_before"
+    """Stored as rejected: the authorization rules, against the state before it."""
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class Skipped:
+    """An event that does not arrive, or arrives as rejected.
+
+    Attributes:
+        event_id: the event, by the id that the source gives it.
+        reason: why.
+        error: more about it, in a sentence.
+    """
+
+    event_id: str
+    reason: Skip
+    error: str | None = None
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class ImportRequest:
+    """What the admin asked for.
+
+    Attributes:
+        source: the name of the old database in the module's configuration.
+        verify_signatures: check signatures as well, with the keys that are cached.
+        events_per_second: not to import faster than that; `None` for as fast as possible.
+    """
+
+    source: str
+    verify_signatures: bool = False
+    events_per_second: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What JSON can hold of it: all."""
+        return attr.asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> ImportRequest:
+        """The request that `to_json` gave this for."""
+        return cls(**value)
+
+
+Span = tuple[int, int]
+"""A range of stream orderings, from the lowest to the highest, both included."""
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class ImportProgress:
+    """How far an import is.
+
+    Attributes:
+        total: how many events it has to bring (0 until it has counted).
+        done: how many of them are decided.
+        imported: how many arrived and were accepted.
+        skipped: how many did not, by reason.
+        events_per_second: how fast it is.
+        eta_ms: how long it still takes, in milliseconds; `None` while that is unknown.
+        cursor: everything before this position in the source is decided.
+        reserved: the stream orderings that are set aside for what is still to come.
+        lowest: the lowest stream ordering that was set aside at first.
+    """
+
+    total: int = 0
+    done: int = 0
+    imported: int = 0
+    skipped: Mapping[str, int] = attr.Factory(dict)
+    events_per_second: float = 0.0
+    eta_ms: int | None = None
+    cursor: Position | None = None
+    reserved: tuple[Span, ...] = ()
+    lowest: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What JSON can hold of it: all."""
+        return {
+            **attr.asdict(self, recurse=False),
+            "skipped": dict(self.skipped),
+            "cursor": None if self.cursor is None else list(self.cursor),
+            "reserved": [list(span) for span in self.reserved],
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> ImportProgress:
+        """The progress that `to_json` gave this for."""
+        return cls(
+            **{
+                **value,
+                "cursor": None if value["cursor"] is None else Position(*value["cursor"]),
+                "reserved": tuple((low, high) for low, high in value["reserved"]),
+            }
+        )
+
+    def stored(self, imported: int, orderings: int) -> ImportProgress:
+        """The progress once more events are stored.
+
+        Args:
+            imported: how many were accepted.
+            orderings: how many of the reserved stream orderings they took.
+        """
+        return attr.evolve(
+            self,
+            imported=self.imported + imported,
+            done=self.done + imported,
+            reserved=without_lowest(self.reserved, orderings),
+        )
+
+    def passed(self, cursor: Position | None, skipped: Sequence[Skipped]) -> ImportProgress:
+        """The progress once all before a position is decided.
+
+        Args:
+            cursor: the position; `None` to leave it where it is.
+            skipped: the events that did not arrive.
+        """
+        counts = Counter(self.skipped)
+        counts.update(s.reason.value for s in skipped)
+        return attr.evolve(
+            self,
+            cursor=cursor or self.cursor,
+            skipped=dict(sorted(counts.items())),
+            done=self.done + len(skipped),
+        )
+
+
+ImportJob = Job[ImportRequest, ImportProgress]
+
+
+def lowest_of(spans: Iterable[Span], count: int) -> list[int]:
+    """The lowest numbers of some ranges, rising; fewer where they do not have so many."""
+    found: list[int] = []
+    for low, high in sorted(spans):
+        found.extend(range(low, min(high, low + count - len(found) - 1) + 1))
+        if len(found) >= count:
+            break
+    return found
+
+
+def without_lowest(spans: Iterable[Span], count: int) -> tuple[Span, ...]:
+    """What is left of some ranges when their lowest numbers are taken."""
+    left: list[Span] = []
+    for low, high in sorted(spans):
+        taken = min(count, high - low + 1)
+        count -= taken
+        if low + taken <= high:
+            left.append((low + taken, high))
+    return tuple(left)
+
+
+def spans_of(numbers: Iterable[int]) -> tuple[Span, ...]:
+    """Some numbers as ranges, rising."""
+    spans: list[Span] = []
+    for number in sorted(numbers):
+        if spans and spans[-1][1] == number - 1:
+            spans[-1] = (spans[-1][0], number)
+        else:
+            spans.append((number, number))
+    return tuple(spans)
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class Summary:
+    """What an import of a room would bring.
+
+    Attributes:
+        source_events: the room's events in the source that are no outliers there.
+        present: how many of them this server has already, with the state at them.
+        to_import: how many would arrive and pass all checks that need no state.
+        outliers: how many of those this server holds as outliers so far.
+        rejected: how many the source rejected, and this server does not have.
+        soft_failed: how many of those to import the source soft-failed.
+        bad_hash: how many have an id or a content that is not what was hashed: the former
+            do not arrive, the latter arrive redacted.
+        gaps: how many of those to import follow events that neither has.
+        encrypted: how many of those to import only those can read who kept the keys.
+        hidden_by_visibility: how many of those to import no user of this server who is in
+            the room may see, by the history visibility at the time.
+    """
+
+    source_events: int = 0
+    present: int = 0
+    to_import: int = 0
+    outliers: int = 0
+    rejected: int = 0
+    soft_failed: int = 0
+    bad_hash: int = 0
+    gaps: int = 0
+    encrypted: int = 0
+    hidden_by_visibility: int = 0
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class SourceRoom:
+    """A room of the source against ours.
+
+    Attributes:
+        room_id: the room.
+        events: how many events of it the source has accepted.
+        missing: how many of those this server does not have in full.
+        joined: a user of this server is in the room.
+    """
+
+    room_id: str
+    events: int
+    missing: int
+    joined: bool

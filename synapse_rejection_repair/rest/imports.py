@@ -1,0 +1,209 @@
+"""Importing old history, and `/imports` to follow what was begun."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+import attr
+from synapse.http.servlet import RestServlet
+from synapse.http.site import SynapseRequest
+
+from synapse_rejection_repair.domain.imports import MAX_RATE, ImportJob, ImportRequest
+from synapse_rejection_repair.domain.job import Status
+from synapse_rejection_repair.domain.model import JsonDict
+from synapse_rejection_repair.errors import InvalidParam
+from synapse_rejection_repair.importing import Imports, ImportService, RoomImport
+from synapse_rejection_repair.rest import params, serialise
+from synapse_rejection_repair.rest.errors import to_http
+from synapse_rejection_repair.rest.paths import pattern
+
+_OPTIONS = ("source", "dry_run", "verify_signatures", "events_per_second")
+_MAX_ROOMS = 1000
+JOB_ORDERS = ("created_ts", "room_id", "status", "started_ts", "finished_ts")
+SOURCE_ROOM_ORDERS = ("room_id", "events")
+
+
+class SourcesServlet(RestServlet):
+    """`GET /sources`: the old databases that the configuration names."""
+
+    def __init__(self, base: str, service: ImportService) -> None:
+        super().__init__()
+        self.PATTERNS = pattern(base, "/sources")
+        self._service = service
+
+    async def on_GET(self, request: SynapseRequest) -> tuple[int, JsonDict]:
+        """Answers with their names, and nothing else of them."""
+        params.query(request, ())
+        names = self._service.sources.names()
+        return HTTPStatus.OK, {"sources": [{"name": n} for n in names], "total": len(names)}
+
+
+class SourceRoomsServlet(RestServlet):
+    """`GET /sources/{name}/rooms`: the rooms of an old database against ours."""
+
+    def __init__(self, base: str, service: ImportService) -> None:
+        super().__init__()
+        self.PATTERNS = pattern(base, "/sources/(?P<name>[^/]+)/rooms")
+        self._service = service
+
+    async def on_GET(self, request: SynapseRequest, name: str) -> tuple[int, JsonDict]:
+        """Answers with a page of the list."""
+        page = params.page(params.query(request, params.PAGE), SOURCE_ROOM_ORDERS)
+        rooms = await self._service.rooms(name, page)
+        return HTTPStatus.OK, serialise.listing("rooms", rooms, page, attr.asdict)
+
+
+class ImportServlet(RestServlet):
+    """`POST /rooms/{room_id}/import`: a dry run unless told otherwise."""
+
+    def __init__(self, base: str, service: ImportService) -> None:
+        super().__init__()
+        self.PATTERNS = pattern(base, "/rooms/(?P<room_id>[^/]+)/import")
+        self._service = service
+
+    async def on_POST(self, request: SynapseRequest, room_id: str) -> tuple[int, JsonDict]:
+        """Answers with what the import would bring, or with the id of the job that does it."""
+        room_id = params.room_id(room_id)
+        params.query(request, ())
+        body = params.body(request, _OPTIONS)
+        wanted = _import_request(body)
+        if _boolean(body, "dry_run", True):
+            summary = await self._service.dry_run(room_id, wanted)
+            return HTTPStatus.OK, {"dry_run": True, "summary": attr.asdict(summary)}
+        job = await self._service.start(room_id, wanted)
+        return HTTPStatus.OK, {"import_id": job.job_id}
+
+
+class ImportsServlet(RestServlet):
+    """`/imports`: `GET` all imports, the newest first; `POST` imports of many rooms."""
+
+    def __init__(self, base: str, service: ImportService, store: Imports) -> None:
+        super().__init__()
+        self.PATTERNS = pattern(base, "/imports")
+        self._service = service
+        self._store = store
+
+    async def on_GET(self, request: SynapseRequest) -> tuple[int, JsonDict]:
+        """Answers with a page of the list."""
+        query = params.query(request, (*params.PAGE, "room_id", "status"))
+        page = params.page(query, JOB_ORDERS, newest_first=True)
+        status = query.get("status")
+        if status is not None and status not in [s.value for s in Status]:
+            raise InvalidParam("status", f"must be one of: {', '.join(s.value for s in Status)}")
+        room_id = query.get("room_id")
+        jobs = await self._store.page(
+            page,
+            None if room_id is None else params.room_id(room_id),
+            None if status is None else Status(status),
+        )
+        return HTTPStatus.OK, serialise.listing("imports", jobs, page, _import)
+
+    async def on_POST(self, request: SynapseRequest) -> tuple[int, JsonDict]:
+        """Answers with what came of each room: a summary, the id of a job, or an error."""
+        params.query(request, ())
+        body = params.body(request, (*_OPTIONS, "room_ids"))
+        wanted = _import_request(body)
+        dry_run = _boolean(body, "dry_run", True)
+        found = await self._service.many(_room_ids(body), wanted, dry_run=dry_run)
+        return HTTPStatus.OK, {"dry_run": dry_run, "rooms": [_room(r) for r in found]}
+
+
+class ImportStatusServlet(RestServlet):
+    """`GET /imports/{id}`: one import."""
+
+    def __init__(self, base: str, store: Imports) -> None:
+        super().__init__()
+        self.PATTERNS = pattern(base, "/imports/(?P<import_id>[^/]+)")
+        self._store = store
+
+    async def on_GET(self, request: SynapseRequest, import_id: str) -> tuple[int, JsonDict]:
+        """Answers with the import's progress."""
+        params.query(request, ())
+        return HTTPStatus.OK, _import(await self._store.get(params.job_id(import_id)))
+
+
+class ImportCancelServlet(RestServlet):
+    """`POST /imports/{id}/cancel`: stops an import between two batches."""
+
+    def __init__(self, base: str, store: Imports) -> None:
+        super().__init__()
+        self.PATTERNS = pattern(base, "/imports/(?P<import_id>[^/]+)/cancel")
+        self._store = store
+
+    async def on_POST(self, request: SynapseRequest, import_id: str) -> tuple[int, JsonDict]:
+        """Answers with the import's progress."""
+        import_id = params.job_id(import_id)
+        params.query(request, ())
+        params.body(request, ())
+        return HTTPStatus.OK, _import(await self._store.cancel(import_id))
+
+
+def _import(job: ImportJob) -> JsonDict:
+    progress = job.progress
+    return {
+        "import_id": job.job_id,
+        "room_id": job.room_id,
+        "source": job.request.source,
+        "status": job.status.value,
+        "total": progress.total,
+        "done": progress.done,
+        "imported": progress.imported,
+        "skipped": dict(progress.skipped),
+        "events_per_second": progress.events_per_second,
+        "eta_ms": progress.eta_ms,
+        "error": job.error,
+        "created_ts": job.created_ts,
+        "started_ts": job.started_ts,
+        "finished_ts": job.finished_ts,
+    }
+
+
+def _room(found: RoomImport) -> JsonDict:
+    answer: JsonDict = {"room_id": found.room_id}
+    if found.summary is not None:
+        answer["summary"] = attr.asdict(found.summary)
+    if found.job is not None:
+        answer["import_id"] = found.job.job_id
+    if found.error is not None:
+        error = to_http(found.error)
+        answer.update(errcode=error.errcode, error=error.msg)
+    return answer
+
+
+def _import_request(body: Mapping[str, object]) -> ImportRequest:
+    source = body.get("source")
+    if not isinstance(source, str) or not source:
+        raise InvalidParam("source", "must be the name of a source in the module's configuration")
+    return ImportRequest(
+        source=source,
+        verify_signatures=_boolean(body, "verify_signatures", False),
+        events_per_second=_rate(body),
+    )
+
+
+def _rate(body: Mapping[str, object]) -> int | None:
+    if "events_per_second" not in body:
+        return None
+    value = body["events_per_second"]
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InvalidParam("events_per_second", f"must be a whole number from 1 to {MAX_RATE}")
+    return params.within("events_per_second", value, 1, MAX_RATE)
+
+
+def _room_ids(body: Mapping[str, object]) -> list[str] | None:
+    value = body.get("room_ids")
+    if value == "all":
+        return None
+    if not isinstance(value, list) or not value or not all(isinstance(v, str) for v in value):
+        raise InvalidParam("room_ids", "must be a list of room ids, or 'all'")
+    if len(value) > _MAX_ROOMS:
+        raise InvalidParam("room_ids", f"must name at most {_MAX_ROOMS} rooms")
+    return list(dict.fromkeys(params.room_id(v) for v in value))
+
+
+def _boolean(body: Mapping[str, object], name: str, default: bool) -> bool:
+    value = body.get(name, default)
+    if not isinstance(value, bool):
+        raise InvalidParam(name, "must be true or false")
+    return value

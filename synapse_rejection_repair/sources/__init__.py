@@ -1,0 +1,1 @@
+"""Old homeservers' databases: opened read-only, believed in nothing, knowing no Synapse."""

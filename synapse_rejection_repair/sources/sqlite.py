@@ -1,0 +1,68 @@
+"""An old database in a SQLite file."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from synapse_rejection_repair.sources.connection import ConnectionFailed
+
+_BUSY_SECONDS = 30.0
+
+
+class SqliteConnection:
+    """Reads a SQLite file, which is opened in a way that cannot write.
+
+    Args:
+        path: the file.
+        immutable: nothing writes it any more. It is read without locks then, and without
+            the files beside it that a database with a write-ahead log otherwise needs.
+    """
+
+    def __init__(self, path: str, *, immutable: bool = False) -> None:
+        uri = f"file:{quote(str(Path(path).absolute()))}?mode=ro"
+        if immutable:
+            uri += "&immutable=1"
+        try:
+            # Used by one thread at a time, but not always by the same.
+            self._connection = sqlite3.connect(
+                uri, uri=True, timeout=_BUSY_SECONDS, check_same_thread=False
+            )
+        except sqlite3.Error as e:
+            raise _failure(e) from None
+
+    def query(self, sql: str, args: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """The rows of a query, with `?` for its arguments.
+
+        Raises:
+            ConnectionFailed: the file cannot be read.
+        """
+        try:
+            return self._connection.execute(sql, args).fetchall()
+        except sqlite3.Error as e:
+            raise _failure(e) from None
+
+    def columns(self, table: str) -> set[str]:
+        """The names of a table's columns; empty if there is no such table."""
+        return {row[0] for row in self.query("SELECT name FROM pragma_table_info(?)", (table,))}
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._connection.close()
+
+
+def _failure(error: sqlite3.Error) -> ConnectionFailed:
+    # SQLite's own words could hold anything; these are known to hold no path.
+    text = str(error)
+    if "unable to open" in text:
+        return ConnectionFailed("its file is not there, or may not be read by Synapse")
+    if "locked" in text or "busy" in text:
+        return ConnectionFailed("it is locked by another program")
+    if "not a database" in text:
+        return ConnectionFailed("its file is no SQLite database")
+    if "malformed" in text or "disk I/O" in text:
+        return ConnectionFailed("its file is damaged or truncated")
+    return ConnectionFailed(f"SQLite refuses with {type(error).__name__}")

@@ -1,0 +1,103 @@
+"""The wiring of the import, as `wiring` is of the repair."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from synapse.server import HomeServer
+
+from synapse_rejection_repair.adapter.admission import Admission
+from synapse_rejection_repair.adapter.arrivals import ArrivalHooks
+from synapse_rejection_repair.adapter.clock import ReactorClock
+from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.adapter.hooks import PersistenceHooks
+from synapse_rejection_repair.adapter.importer import SynapseImportTarget, SynapseImportWriter
+from synapse_rejection_repair.adapter.integrity import IntegrityCheck
+from synapse_rejection_repair.adapter.jobstore import SynapseJobStore
+from synapse_rejection_repair.adapter.reader import SynapseReader
+from synapse_rejection_repair.background import Background
+from synapse_rejection_repair.config import SourceConfig
+from synapse_rejection_repair.domain.imports import ImportProgress, ImportRequest
+from synapse_rejection_repair.importing import ImportRunner, ImportService
+from synapse_rejection_repair.ports import Source
+from synapse_rejection_repair.rest.imports import (
+    ImportCancelServlet,
+    ImportServlet,
+    ImportsServlet,
+    ImportStatusServlet,
+    SourceRoomsServlet,
+    SourcesServlet,
+)
+from synapse_rejection_repair.rest.resource import AdminResource
+from synapse_rejection_repair.sources.registry import ConfiguredSources
+
+
+def wire_imports(
+    hs: HomeServer,
+    resource: AdminResource,
+    base: str,
+    configs: Mapping[str, SourceConfig],
+    database: Database,
+    reader: SynapseReader,
+    integrity: IntegrityCheck,
+    clock: ReactorClock,
+    hooks: PersistenceHooks | None,
+    writes_room: Callable[[str], bool],
+    spawn: Callable[[Callable[[], Awaitable[None]]], object],
+) -> Background[ImportRequest, ImportProgress]:
+    """Puts the endpoints of the import below a resource; gives what runs its jobs.
+
+    Args:
+        hs: the homeserver.
+        resource: where the endpoints are to be.
+        base: the path that it is mounted at.
+        configs: the old databases, by name.
+        database: Synapse's main database.
+        reader: reads rooms.
+        integrity: verifies stored events.
+        clock: the reactor's.
+        hooks: into Synapse's persistence, on a process that writes events.
+        writes_room: whether this process writes the events of a room.
+        spawn: runs a function as a background process of Synapse's.
+    """
+    sources = ConfiguredSources(configs, clock)
+    admission = Admission(hs, clock)
+    target = SynapseImportTarget(database, reader, admission)
+    store = SynapseJobStore(database, "import", ImportRequest, ImportProgress, writes_room, clock)
+    runner = None
+    if hooks is not None:
+        persistence, arrivals = hooks, ArrivalHooks(hs)
+
+        def make_writer(
+            room_id: str, room_version: str, source: Source, verify: bool
+        ) -> SynapseImportWriter:
+            return SynapseImportWriter(
+                hs,
+                database,
+                reader,
+                admission,
+                integrity,
+                persistence,
+                arrivals,
+                store,
+                clock,
+                room_id,
+                room_version,
+                source,
+                verify,
+            )
+
+        runner = ImportRunner(store, sources, target, make_writer, clock)
+    background = Background(store, runner, writes_room, spawn, at_once=1)
+    service = ImportService(sources, target, store, background.started, hs.hostname)
+
+    for servlet in (
+        SourcesServlet(base, service),
+        SourceRoomsServlet(base, service),
+        ImportServlet(base, service),
+        ImportsServlet(base, service, store),
+        ImportStatusServlet(base, store),
+        ImportCancelServlet(base, store),
+    ):
+        servlet.register(resource)
+    return background
