@@ -22,10 +22,6 @@ logger = logging.getLogger(__name__)
 _CHUNK = 100
 """How many events are stored at a time: as many as Synapse stores in one transaction."""
 
-_REST = 1.0
-"""How long everything else has the database to itself after each chunk, in times that the
-chunk took."""
-
 _SAVE_EVERY_MS = 500
 """How often a job's progress is written, and its end asked for, in milliseconds."""
 
@@ -50,6 +46,8 @@ class RepairRunner:
         writer: changes rooms.
         make_checker: gives a fresh checker for the events of one room.
         clock: lets the server breathe.
+        rest: how long everything else has the database to itself after each chunk, in
+            times that the chunk took.
     """
 
     store: JobStore[RepairRequest, RepairProgress]
@@ -58,6 +56,7 @@ class RepairRunner:
     writer: RoomWriter
     make_checker: Callable[[str, str], Checker]
     clock: Clock
+    rest: float = 0.0
 
     async def run(self, job: RepairJob) -> RepairJob:
         """Carries a job out to its end, whatever that is."""
@@ -168,7 +167,7 @@ class RepairRunner:
                 break
             if len(decided) < len(chunk):
                 waiting.appendleft(chunk[len(decided) :])
-            await self.clock.pause(_REST * (self.clock.now_ms() - began) / 1000)
+            await self.clock.pause(self.rest * (self.clock.now_ms() - began) / 1000)
         return await self.store.save(job), carried_out
 
     async def _accepted_by(self, job: RepairJob) -> frozenset[str]:

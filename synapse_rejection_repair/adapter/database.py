@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from synapse.server import HomeServer
 from synapse.storage.database import DatabasePool, LoggingTransaction, make_in_list_sql_clause
+from synapse.storage.engines import PostgresEngine
 
 T = TypeVar("T")
 BATCH = 500
@@ -31,6 +32,11 @@ class Database:
     def __init__(self, hs: HomeServer) -> None:
         self.pool: DatabasePool = hs.get_datastores().main.db_pool
         self.engine = self.pool.engine
+
+    @property
+    def shared_connection(self) -> bool:
+        """Whether every transaction of the server waits for every other, as on SQLite."""
+        return not isinstance(self.engine, PostgresEngine)
 
     async def run(self, desc: str, func: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Runs a function in a transaction, in a database thread.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import attr
 
-from synapse_rejection_repair.domain.dag import in_order
+from synapse_rejection_repair.domain.dag import descendants, in_order
 from synapse_rejection_repair.domain.model import Node
 
 
@@ -55,8 +55,13 @@ def cascades(rejected: Mapping[str, Node]) -> dict[str, Cascade]:
     # Few distinct sets occur (most events follow the same roots), so they are shared.
     shared: dict[frozenset[str], frozenset[str]] = {}
     behind: dict[str, frozenset[str]] = {}
+    cyclic: dict[str, Node] = {}
     for node in in_order(rejected):
-        roots = _union(behind.get(parent) for parent in cited(node, rejected))
+        parents = cited(node, rejected)
+        if any(parent not in behind for parent in parents):
+            cyclic[node.event_id] = node
+            continue
+        roots = _union(behind[parent] for parent in parents)
         if not roots:
             found[node.event_id] = Cascade()
             roots = frozenset((node.event_id,))
@@ -64,11 +69,52 @@ def cascades(rejected: Mapping[str, Node]) -> dict[str, Cascade]:
             for root in roots:
                 found[root].add(node)
         behind[node.event_id] = shared.setdefault(roots, roots)
+
+    for root, followers in _cycles(cyclic, behind).items():
+        cascade = found.setdefault(root, Cascade())
+        for node in followers:
+            cascade.add(node)
     return found
 
 
-def _union(sets: Iterable[frozenset[str] | None]) -> frozenset[str]:
-    found = [s for s in sets if s]
+def _cycles(
+    cyclic: Mapping[str, Node], behind: Mapping[str, frozenset[str]]
+) -> dict[str, list[Node]]:
+    """Events on or behind claimed cycles, by the root, or the oldest event, that they follow."""
+    citing: dict[str, list[str]] = {}
+    starts: dict[str, list[str]] = {}
+    for node in cyclic.values():
+        for parent in cited(node, cyclic):
+            citing.setdefault(parent, []).append(node.event_id)
+        for root in _union(behind[parent] for parent in cited(node, behind)):
+            starts.setdefault(root, []).append(node.event_id)
+
+    reached = {root: descendants(following, citing) for root, following in starts.items()}
+    seen = set().union(*reached.values())
+    for root in _not_only_behind(cyclic, citing):
+        if root not in seen:
+            found = descendants((root,), citing)
+            seen |= found
+            reached[root] = found - {root}
+    return {root: [cyclic[i] for i in sorted(ids)] for root, ids in reached.items()}
+
+
+def _not_only_behind(cyclic: Mapping[str, Node], citing: Mapping[str, list[str]]) -> list[str]:
+    """The events without those that only follow a cycle, the oldest first."""
+    followers = {event_id: len(citing.get(event_id, ())) for event_id in cyclic}
+    tails = [event_id for event_id, count in followers.items() if not count]
+    while tails:
+        event_id = tails.pop()
+        del followers[event_id]
+        for parent in cited(cyclic[event_id], cyclic):
+            followers[parent] -= 1
+            if not followers[parent]:
+                tails.append(parent)
+    return sorted(followers, key=lambda event_id: cyclic[event_id].stream_ordering)
+
+
+def _union(sets: Iterable[frozenset[str]]) -> frozenset[str]:
+    found = list(sets)
     if not found:
         return frozenset()
     return found[0] if all(s is found[0] for s in found) else frozenset().union(*found)

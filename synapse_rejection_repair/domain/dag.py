@@ -48,15 +48,12 @@ def in_order(nodes: Mapping[str, Node]) -> Iterator[Node]:
     )
 
 
-def descendants(
-    starts: Collection[str], edges: Mapping[str, Iterable[str]], *, include_starts: bool = True
-) -> set[str]:
-    """Every event that is reached from the starts along the edges.
+def descendants(starts: Collection[str], edges: Mapping[str, Iterable[str]]) -> set[str]:
+    """The starts, and every event that is reached from them along the edges.
 
     Args:
         starts: the event ids to start from.
         edges: the event ids that depend on each event id.
-        include_starts: whether the starts belong to the answer.
     """
     seen = set(starts)
     stack = list(seen)
@@ -65,4 +62,4 @@ def descendants(
             if child not in seen:
                 seen.add(child)
                 stack.append(child)
-    return seen if include_starts else seen - set(starts)
+    return seen
