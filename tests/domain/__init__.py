@@ -1,0 +1,1 @@
+"""The decisions, on DAGs drawn as literals: no server, no database."""
