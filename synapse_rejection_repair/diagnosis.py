@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import attr
 
 from synapse_rejection_repair.domain.cascade import Cascade, cascades
@@ -9,6 +11,7 @@ from synapse_rejection_repair.domain.health import Finding, Problem, problem
 from synapse_rejection_repair.domain.model import Node, Verdict
 from synapse_rejection_repair.domain.plan import Action, Deliver
 from synapse_rejection_repair.domain.scope import Scope
+from synapse_rejection_repair.errors import NotInRoom, PartialState, UnsupportedRoomVersion
 from synapse_rejection_repair.planner import Planner
 from synapse_rejection_repair.ports import Clock, RoomReader
 
@@ -85,10 +88,13 @@ class Diagnostician:
             UnsupportedRoomVersion: the room's version is not known.
         """
         facts = await self.reader.facts(room_id)
-        defects = await self.reader.defects(room_id)
-        scope, live = Scope(), Deliver.LIVE
-        plan = await self.planner.plan(facts, scope, live, facts.suspects)
+        plan = await self.planner.plan(facts, Scope(), Deliver.LIVE, facts.suspects)
+        as_it_is = await self.planner.plan(facts, Scope(), Deliver.LIVE, ())
         rejected = [s for s in plan.verdicts if s.node.rejected is not None]
+        bad_state = await self.reader.bad_current_state(room_id)
+        mended = {c.before for c in plan.state_changes} | {
+            s.node.event_id for s in rejected if s.action is Action.RECEIVE
+        }
         problems = [
             *problem(
                 Finding.WRONGLY_REJECTED,
@@ -99,13 +105,24 @@ class Diagnostician:
                 [s.node.event_id for s in rejected if s.action is Action.REJECT],
                 repairable=False,
             ),
-            *problem(Finding.BAD_EXTREMITIES, sorted(facts.bad_extremities)),
-            *problem(Finding.BAD_CURRENT_STATE, await self.reader.bad_current_state(room_id)),
+            *problem(Finding.BAD_EXTREMITIES, sorted(facts.extremities - as_it_is.extremities)),
+            *problem(Finding.BAD_CURRENT_STATE, bad_state, repairable=mended.issuperset(bad_state)),
         ]
-        for finding, event_ids in defects.items():
+        restated = [s.node.event_id for s in as_it_is.steps if s.action is Action.RESTATE]
+        for finding, event_ids in {**facts.defects, Finding.STALE_STATE: restated}.items():
             problems += problem(finding, event_ids)
         if facts.current_state and facts.extremities:
-            as_it_is = await self.planner.plan(facts, scope, live, ())
             mismatch = [c.after or c.before or "" for c in as_it_is.state_changes]
             problems += problem(Finding.STATE_MISMATCH, mismatch)
-        return problems
+        return problems if await self._can_repair(room_id) else _beyond_repair(problems)
+
+    async def _can_repair(self, room_id: str) -> bool:
+        try:
+            await self.reader.require_repairable(room_id)
+        except (NotInRoom, PartialState, UnsupportedRoomVersion):
+            return False
+        return True
+
+
+def _beyond_repair(problems: Iterable[Problem]) -> list[Problem]:
+    return [attr.evolve(p, repairable=False) for p in problems]

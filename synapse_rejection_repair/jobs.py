@@ -104,6 +104,7 @@ class RepairRunner:
         before its root was accepted has been rejected by the race.
         """
         fruitless = 0
+        before: Plan | None = None
         while True:
             plan = await self._plan(job)
             accepted = len(await self._accepted_by(job))
@@ -118,10 +119,13 @@ class RepairRunner:
             if not plan.idle and not job.cancel_requested:
                 job, carried_out = await self._carry_out(job, plan)
                 await self.writer.finish(plan)
-                fruitless = 0 if carried_out else fruitless + 1
+                same = before is not None and before.steps == plan.steps
+                fruitless = 0 if carried_out and not same else fruitless + 1
+                before = plan
                 if fruitless >= _FRUITLESS_PASSES:
                     raise _stuck(plan)
             if job.cancel_requested:
+                await self._tidy(job)
                 return attr.evolve(job, status=Status.CANCELLED)
             if plan.idle:
                 job = await self._progress(
@@ -129,6 +133,14 @@ class RepairRunner:
                 )
                 return attr.evolve(job, status=Status.COMPLETE)
             await self._settle(job)
+
+    async def _tidy(self, job: RepairJob) -> None:
+        """Brings the rest of the room in line with what a cancelled job has accepted."""
+        facts = await self.reader.facts(job.room_id)
+        plan = await self.planner.plan(facts, job.request.scope, job.request.deliver, ())
+        if not plan.idle:
+            await self._carry_out(attr.evolve(job, cancel_requested=False), plan, stoppable=False)
+            await self.writer.finish(plan)
 
     async def _plan(self, job: RepairJob) -> Plan:
         facts = await self.reader.facts(job.room_id)
@@ -139,7 +151,9 @@ class RepairRunner:
         )
         return await self.planner.plan(facts, job.request.scope, job.request.deliver, chosen)
 
-    async def _carry_out(self, job: RepairJob, plan: Plan) -> tuple[RepairJob, int]:
+    async def _carry_out(
+        self, job: RepairJob, plan: Plan, *, stoppable: bool = True
+    ) -> tuple[RepairJob, int]:
         """Carries a plan out as far as its verdicts hold; gives how many steps were done."""
         version = await self.reader.require_room(job.room_id)
         checker = self.make_checker(job.room_id, version)
@@ -163,7 +177,7 @@ class RepairRunner:
             now = self.clock.now_ms()
             if now - saved > _SAVE_EVERY_MS:
                 job, saved = await self.store.save(job), now
-            if job.cancel_requested or len(held) < len(decided):
+            if (stoppable and job.cancel_requested) or len(held) < len(decided):
                 break
             if len(decided) < len(chunk):
                 waiting.appendleft(chunk[len(decided) :])

@@ -128,7 +128,7 @@ class _Walk:
     async def gather(self) -> None:
         """Collects the suspects and the accepted events whose state may change with them."""
         facts = self._facts
-        self._nodes = {**facts.stale, **facts.suspects}
+        self._nodes = {**facts.unfinished, **facts.stale, **facts.suspects}
         followers: dict[str, list[str]] = {}
         for node in facts.suspects.values():
             for parent in node.prev_event_ids:
@@ -139,6 +139,7 @@ class _Walk:
             for node in self._nodes.values()
             if (node.key is not None and node.event_id in self._chosen)
             or node.event_id in facts.stale
+            or node.event_id in facts.unfinished
         }
         seen = set(frontier)
         while frontier:
@@ -183,10 +184,11 @@ class _Walk:
     async def _visit_suspect(self, node: Node, judge: bool) -> None:
         before = None if node.outlier else await self._state_before(node)
         if node.event_id not in self._chosen:
-            accepted = node.damaged
-            if not accepted:
-                self._checker.decide(node.event_id, False)
-            self._set_after(node, before, accepted)
+            if node.damaged:
+                before = self._groups.get(node.event_id)
+                self._set_after(node, before, False)
+            else:
+                await self._stays_rejected(node, before)
             return
         if not judge:
             self._set_after(node, before, False)
@@ -194,14 +196,25 @@ class _Walk:
         verdict = await self._judge(node, before)
         self.verdicts[node.event_id] = verdict
         self._checker.decide(node.event_id, verdict.accepted)
-        self._set_after(node, before, verdict.accepted)
         self._steps.append(
             Step(node, Action.RECEIVE if verdict.accepted else Action.REJECT, verdict)
         )
+        if verdict.accepted or node.damaged:
+            self._set_after(node, before, verdict.accepted)
+        else:
+            await self._stays_rejected(node, before)
         if verdict.accepted and not verdict.soft_failed and not node.outlier:
             self._tips.difference_update(node.prev_event_ids)
             if node.event_id not in self._followed:
                 self._tips.add(node.event_id)
+
+    async def _stays_rejected(self, node: Node, before: StateRef | None) -> None:
+        """Keeps the state before a rejected event right, for what follows it takes it over."""
+        self._set_after(node, before, False)
+        stored = self._groups.get(node.event_id)
+        if before is None or stored is None or await self._equal(stored, before):
+            return
+        self._steps.append(Step(node, Action.RESTATE, Verdict(Outcome.REJECT)))
 
     async def _judge(self, node: Node, before: StateRef | None) -> Verdict:
         force = node.event_id in self._force
@@ -360,6 +373,25 @@ class _Walk:
             self._same[one, other] = await self.full(one) == await self.full(other)
         return self._same[one, other]
 
+    async def _nearest_accepted(self) -> frozenset[str]:
+        """Where the room goes on if none of its forward extremities can be one."""
+        suspects = self._facts.suspects
+        seen = set(self._facts.bad_extremities)
+        stack = list(seen)
+        while stack:
+            node = suspects.get(stack.pop())
+            before = set(node.prev_event_ids if node else ()) - seen
+            seen |= before
+            stack += before
+        accepted = seen - suspects.keys()
+        newest = await self._reader.newest_accepted(self._facts.room_id)
+        for candidates in (accepted, set(newest)):
+            standing = candidates & (await self._reader.state_groups(candidates)).keys()
+            ends = standing - await self._reader.followed(standing)
+            if ends:
+                return frozenset(ends)
+        return self._facts.extremities
+
     async def plan(self, scope: Scope, deliver: Deliver) -> Plan:
         """The plan that the walk amounts to."""
         facts = self._facts
@@ -372,8 +404,8 @@ class _Walk:
         extremities = forward_extremities(
             facts.extremities, facts.bad_extremities, tips, self._followed
         )
-        if not extremities:
-            extremities = facts.extremities
+        if not extremities and facts.extremities:
+            extremities = await self._nearest_accepted()
         self._groups = await self._reader.state_groups(extremities)
         refs = {ref for tip in extremities if (ref := self._ref(tip)) is not None}
         final = await self.full(await self._merge(refs)) if refs else facts.current_state

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Protocol, TypeVar
 
-from synapse_rejection_repair.domain.health import Finding
 from synapse_rejection_repair.domain.imports import (
     Held,
     ImportJob,
@@ -70,8 +69,8 @@ class RoomReader(Protocol):
     async def facts(self, room_id: str, *, scan: bool = True) -> RoomFacts:
         """All that a plan for the room is made from; without a scan, only of its rejections."""
 
-    async def defects(self, room_id: str) -> dict[Finding, list[str]]:
-        """The accepted events of a room that lack something, by what they lack."""
+    async def newest_accepted(self, room_id: str) -> list[str]:
+        """The accepted events that lie deepest in the room's DAG, the deepest first."""
 
     async def position(self, room_id: str) -> int:
         """The stream ordering of the room's newest event."""

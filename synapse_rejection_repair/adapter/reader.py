@@ -12,6 +12,7 @@ from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.defects import DAMAGE, DefectScan
 from synapse_rejection_repair.adapter.listings import list_rejections, list_rooms
 from synapse_rejection_repair.adapter.nodes import read_nodes
+from synapse_rejection_repair.adapter.tables import JOBS, JOURNAL
 from synapse_rejection_repair.domain.health import Finding
 from synapse_rejection_repair.domain.listing import (
     Listing,
@@ -21,7 +22,7 @@ from synapse_rejection_repair.domain.listing import (
     RoomRow,
 )
 from synapse_rejection_repair.domain.model import Node, StateIds
-from synapse_rejection_repair.domain.plan import RoomFacts
+from synapse_rejection_repair.domain.plan import Action, RoomFacts
 from synapse_rejection_repair.errors import (
     NotInRoom,
     PartialState,
@@ -124,6 +125,7 @@ class SynapseReader:
         )
         stale = await self._others(defects.get(Finding.STALE_STATE, ()), suspects)
         unindexed = await self._others(defects.get(Finding.MISSING_SEARCH, ()), suspects)
+        unfinished = await self._others(await self._unfinished(room_id), suspects)
         extremities = await self.extremities(room_id)
         return RoomFacts(
             room_id=room_id,
@@ -131,18 +133,15 @@ class SynapseReader:
             suspects=suspects,
             stale=stale,
             unindexed=unindexed,
+            unfinished=unfinished,
             current_state=await self._current_state(room_id),
             extremities=extremities,
             bad_extremities=frozenset(await self.not_standing(extremities)),
-            max_stream_ordering=await self.position(room_id),
+            defects=defects,
         )
 
     async def _others(self, event_ids: Iterable[str], suspects: Collection[str]) -> dict[str, Node]:
         return await read_nodes(self._database, [i for i in event_ids if i not in suspects])
-
-    async def defects(self, room_id: str) -> dict[Finding, list[str]]:
-        """The accepted events of a room that lack something, by what they lack."""
-        return await self._scan.run(room_id)
 
     async def position(self, room_id: str) -> int:
         """The stream ordering of the room's newest event."""
@@ -264,6 +263,32 @@ class SynapseReader:
             "event_id",
         )
         return dict(rows)
+
+    async def _unfinished(self, room_id: str) -> list[str]:
+        """The state events accepted by jobs that did not come to their end, nor a later one."""
+        rows = await self._database.rows(
+            "unfinished",
+            f"SELECT j.event_id FROM {JOBS} AS job"
+            f" INNER JOIN {JOURNAL} AS j ON j.job_id = job.job_id AND j.action = ?"
+            " INNER JOIN state_events AS se ON se.event_id = j.event_id"
+            " WHERE job.room_id = ? AND job.status <> 'complete' AND NOT EXISTS ("
+            f"  SELECT 1 FROM {JOBS} AS later WHERE later.room_id = job.room_id"
+            "   AND later.kind = job.kind AND later.status = 'complete'"
+            "   AND later.created_ts > job.created_ts)",
+            (Action.RECEIVE.value, room_id),
+        )
+        return [event_id for (event_id,) in rows]
+
+    async def newest_accepted(self, room_id: str) -> list[str]:
+        """The accepted events that lie deepest in the room's DAG, the deepest first."""
+        rows = await self._database.rows(
+            "newest_accepted",
+            "SELECT e.event_id FROM events AS e LEFT JOIN rejections AS r USING (event_id)"
+            " WHERE e.room_id = ? AND NOT e.outlier AND r.event_id IS NULL"
+            " ORDER BY e.topological_ordering DESC, e.stream_ordering DESC LIMIT 20",
+            (room_id,),
+        )
+        return [event_id for (event_id,) in rows]
 
     async def servers_accepted_since(self, room_id: str, stream_ordering: int) -> list[str]:
         """The servers whose events were accepted after that position."""

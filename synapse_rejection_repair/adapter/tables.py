@@ -26,6 +26,7 @@ _SCHEMA = (
     f"""
     CREATE UNIQUE INDEX IF NOT EXISTS {JOBS}_one_per_room ON {JOBS} (room_id)
     WHERE status IN ('scheduled', 'active')""",
+    f"CREATE INDEX IF NOT EXISTS {JOBS}_room ON {JOBS} (room_id, created_ts)",
     f"""
     CREATE TABLE IF NOT EXISTS {JOURNAL} (
         job_id TEXT NOT NULL,

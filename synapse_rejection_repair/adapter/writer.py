@@ -223,8 +223,11 @@ class SynapseWriter:
         for step in steps:
             event = checker.event(step.node.event_id)
             context = await self._context(job.room_id, event, known, checker)
-            assert context.state_group is not None
-            known[event.event_id] = context.state_group
+            if step.node.rejected:
+                context.rejected = RejectedReason.AUTH_ERROR
+            group = context.state_group_before_event if step.node.rejected else context.state_group
+            assert group is not None
+            known[event.event_id] = group
             pairs.append((event, context))
             await self._clock.breathe()
         before = await self._reader.state_groups(known)

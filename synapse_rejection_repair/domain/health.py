@@ -32,7 +32,8 @@ _DETAIL = {
     " (or follow only from events that do)",
     Finding.REJECTED: "rejected, and fail the checks today as well: this is as it should be",
     Finding.BAD_CURRENT_STATE: "in the current state, but rejected or missing",
-    Finding.BAD_EXTREMITIES: "forward extremities, but rejected, missing or outliers",
+    Finding.BAD_EXTREMITIES: "forward extremities, but rejected, missing, outliers or followed"
+    " by accepted events",
     Finding.MISSING_EDGES: "accepted, but without the rows that tie them to the events"
     " before them: what un-rejecting by SQL leaves behind",
     Finding.MISSING_STATE_GROUP: "accepted, but without a state group",

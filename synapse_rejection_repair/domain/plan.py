@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import attr
 
+from synapse_rejection_repair.domain.health import Finding
 from synapse_rejection_repair.domain.model import (
     Node,
     StateChange,
@@ -35,7 +36,7 @@ class Action(str, enum.Enum):
     REJECT = "reject"
     """Leave a rejected event rejected; mark a damaged one rejected again."""
     RESTATE = "restate"
-    """Recompute the state at an accepted event whose ancestors have changed."""
+    """Recompute the state at a stored event whose ancestors have changed."""
     INDEX = "index"
     """Write an accepted event's missing search row."""
 
@@ -47,7 +48,7 @@ class Step:
     Attributes:
         node: the event.
         action: what is done with it.
-        verdict: the outcome of its checks (of a restated event: accept).
+        verdict: the outcome of its checks (of a restated event: as it stands).
         backfill: it is stored as history, so that no syncing client is sent it.
     """
 
@@ -113,10 +114,12 @@ class RoomFacts:
         suspects: the rejected and the damaged events, by id.
         stale: accepted events whose stored state is known to be wrong, by id.
         unindexed: accepted events whose search row is missing, by id.
+        unfinished: state events that a job accepted which did not come to its end, by id:
+            the state of what follows them may still be the old one.
         current_state: the room's current state as stored.
         extremities: the forward extremities as stored.
         bad_extremities: those of them that are rejected, missing or outliers.
-        max_stream_ordering: the newest event's stream ordering.
+        defects: what the room's accepted events lack, by what it is.
     """
 
     room_id: str
@@ -124,15 +127,11 @@ class RoomFacts:
     suspects: Mapping[str, Node]
     stale: Mapping[str, Node]
     unindexed: Mapping[str, Node]
+    unfinished: Mapping[str, Node]
     current_state: StateIds
     extremities: frozenset[str]
     bad_extremities: frozenset[str]
-    max_stream_ordering: int
-
-    @property
-    def nothing_wrong(self) -> bool:
-        """Whether the room has neither a suspect nor a defect."""
-        return not (self.suspects or self.stale or self.unindexed or self.bad_extremities)
+    defects: Mapping[Finding, list[str]]
 
     def fingerprint(self, scope: Scope, deliver: Deliver) -> str:
         """A digest of the request and of the facts that decide its plan.
