@@ -9,7 +9,7 @@ VENV_OLDEST := .venv-oldest
 # Files in tests/ are given to one worker each, since servers are shared within a file.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: venv lint format test demo clean
+.PHONY: venv lint format test demo bench clean
 
 venv: $(VENV)/.stamp $(VENV_OLDEST)/.stamp
 
@@ -45,3 +45,9 @@ demo: $(VENV)/.stamp
 
 clean:
 	rm -rf $(VENV) $(VENV_OLDEST) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+# Print what they measure, from one run; docs/performance.md says what it was on one machine.
+bench: $(VENV)/.stamp
+	$(VENV)/bin/python -m bench.repair
+	$(VENV)/bin/python -m bench.repair --database postgres
+	$(VENV)/bin/python -m bench.diagnosis

@@ -36,12 +36,8 @@ def make_cascade(pair: Pair, length: int, version: str = "10") -> LongCascade:
         version: The room's version.
     """
     room = pair.room(version)
-    room.b.sabotage(type="m.room.power_levels", room_id=room.room_id)
-    root = promote(room, room.carol, 50)
-    room.b.wait_for_event(root)
-    room.b.sabotage_off()
-
-    events = _chain(room, root, length)
+    root = reject_root(room)
+    events = chain(room, root, length)
     began = time.monotonic()
     peer = HostilePeer(room.a, room.room_id)
     for start in range(0, length, _AT_A_TIME):
@@ -55,11 +51,27 @@ def make_cascade(pair: Pair, length: int, version: str = "10") -> LongCascade:
     return LongCascade(room, rejected, length / took)
 
 
+def reject_root(room: Room) -> str:
+    """Lets B reject a change of the power levels, and returns its id."""
+    room.b.sabotage(type="m.room.power_levels", room_id=room.room_id)
+    root = promote(room, room.carol, 50)
+    room.b.wait_for_event(root)
+    room.b.sabotage_off()
+    return root
+
+
 def _stored(room: Room, event_id: str) -> bool:
     return bool(room.b.database.query("SELECT 1 FROM events WHERE event_id = ?", event_id))
 
 
-def _chain(room: Room, root: str, length: int) -> list[tuple[JsonDict, str]]:
+def chain(room: Room, root: str, length: int) -> list[tuple[JsonDict, str]]:
+    """Makes events that follow each other, all citing the root.
+
+    Args:
+        room: The room.
+        root: The event that the first one follows.
+        length: How many; one in a hundred sets the topic.
+    """
     peer = HostilePeer(room.a, room.room_id)
     state = peer.current_state()
     alice = room.alice.user_id
@@ -71,12 +83,11 @@ def _chain(room: Room, root: str, length: int) -> list[tuple[JsonDict, str]]:
     prev = root
     for number in range(length):
         topic = number % 100 == 99
+        body = {"msgtype": "m.text", "body": f"No. {number}"}
         event, prev = peer.forge(
             "m.room.topic" if topic else "m.room.message",
             alice,
-            {"topic": f"Topic {number}"}
-            if topic
-            else {"msgtype": "m.text", "body": f"No. {number}"},
+            {"topic": f"Topic {number}"} if topic else body,
             state_key="" if topic else None,
             prev_events=[prev],
             auth_events=auth_events,

@@ -1,0 +1,155 @@
+"""Measures looking at large incidents: `python -m bench.diagnosis [--events 100000]`.
+
+Writes a cascade of signed events straight into the stopped server's database, as Synapse
+stores rejected ones, and prints, from one run, how long each endpoint takes, the memory that
+it takes, and how long other requests wait meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import requests
+from canonicaljson import encode_canonical_json
+
+from bench.cascade import chain, reject_root
+from bench.memory import peak_of
+from bench.repair import megabytes, row, servers
+from tests.harness.client import Client, quoted
+from tests.harness.federation import Room
+from tests.harness.hostile import JsonDict
+from tests.harness.server import Server
+
+
+def store_rejected(room: Room, events: list[tuple[JsonDict, str]]) -> None:
+    """Writes events into B's database as Synapse writes those that it rejects.
+
+    Args:
+        room: The room; B is stopped.
+        events: The events with their ids, each following the one before.
+    """
+    database = room.b.database
+    position = database.value("SELECT MAX(stream_ordering) FROM events")
+    root = events[0][0]["prev_events"][0]
+    group = database.value("SELECT state_group FROM event_to_state_groups WHERE event_id = ?", root)
+    inserts = {
+        "event_json (event_id, room_id, internal_metadata, json, format_version)": [
+            (i, room.room_id, "{}", encode_canonical_json(e).decode(), 3) for e, i in events
+        ],
+        "events (event_id, room_id, type, state_key, sender, depth, topological_ordering,"
+        " stream_ordering, origin_server_ts, received_ts, processed, outlier, instance_name,"
+        " rejection_reason)": [
+            (
+                i,
+                room.room_id,
+                e["type"],
+                e.get("state_key"),
+                e["sender"],
+                e["depth"],
+                e["depth"],
+                position + number + 1,
+                e["origin_server_ts"],
+                e["origin_server_ts"],
+                True,
+                False,
+                "master",
+                "auth_error",
+            )
+            for number, (e, i) in enumerate(events)
+        ],
+        "rejections (event_id, reason, last_check)": [(i, "auth_error", "0") for _, i in events],
+        "event_to_state_groups (event_id, state_group)": [(i, group) for _, i in events],
+        "state_events (event_id, room_id, type, state_key)": [
+            (i, room.room_id, e["type"], e["state_key"]) for e, i in events if "state_key" in e
+        ],
+    }
+    mark = "%s" if room.b.config["database"]["name"] == "psycopg2" else "?"
+    with database.connect(write=True) as connection:
+        cursor = connection.cursor()
+        for into, rows in inserts.items():
+            marks = ",".join(mark for _ in rows[0])
+            cursor.executemany(f"INSERT INTO {into} VALUES ({marks})", rows)
+        connection.commit()
+
+
+@contextmanager
+def waiting(server: Server) -> Iterator[list[float]]:
+    """Asks the server for next to nothing all the while; gives how long each answer took, in ms."""
+    waits: list[float] = []
+    over = threading.Event()
+
+    def run() -> None:
+        with requests.Session() as session:
+            while not over.is_set():
+                began = time.monotonic()
+                session.get(f"{server.url}/_matrix/client/versions", timeout=60)
+                waits.append((time.monotonic() - began) * 1000)
+                over.wait(0.005)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield waits
+    finally:
+        over.set()
+        thread.join()
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--events", type=int, default=100_000, help="how long the cascade is")
+    parser.add_argument("--database", choices=("sqlite", "postgres"), default="sqlite")
+    options = parser.parse_args()
+
+    with servers(options.database, "newest") as pair:
+        rooms = []
+        for length in (options.events // 100, options.events // 10, options.events):
+            room = pair.room("10")
+            root = reject_root(room)
+            events = chain(room, root, length)
+            pair.b.stop()
+            store_rejected(room, events)
+            pair.b.start()
+            rooms.append((room, length))
+        row("Synapse, database", f"{pair.b.install.version}, {options.database}")
+        with waiting(pair.b) as waits:
+            time.sleep(5)
+        row("another request waits, idle, median (most)", _waits(waits))
+        for room, length in rooms:
+            for name, call in _calls(room.bob, room.room_id, length).items():
+                with peak_of(pair.b) as peak, waiting(pair.b) as waits:
+                    began = time.monotonic()
+                    call()
+                    took = time.monotonic() - began
+                row(
+                    f"{length} rejected events: {name}",
+                    f"{took:.2f} s, {megabytes(peak.growth)}, waits {_waits(waits)}",
+                )
+
+
+def _calls(admin: Client, room_id: str, length: int) -> dict[str, Callable[[], object]]:
+    path = "/rooms" + quoted(room_id)
+    last = {"from": length - 100}
+    return {
+        "rooms": lambda: admin.repair_api("GET", "/rooms"),
+        "rejections": lambda: admin.repair_api("GET", path + "/rejections"),
+        "rejections, the last page": lambda: admin.repair_api(
+            "GET", path + "/rejections", params=last
+        ),
+        "diagnosis": lambda: admin.repair_api("GET", path + "/diagnosis"),
+        "plan": lambda: admin.repair_api("POST", path + "/repair", json={}),
+    }
+
+
+def _waits(waits: list[float]) -> str:
+    return f"{statistics.median(waits):.1f} ms ({max(waits):.0f})"
+
+
+if __name__ == "__main__":
+    main()
