@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 
 from tests.harness.federation import Pair, Room
 from tests.harness.hostile import HostilePeer, JsonDict
@@ -44,7 +45,7 @@ def make_cascade(pair: Pair, length: int, version: str = "10") -> LongCascade:
         batch = events[start : start + _AT_A_TIME]
         peer.send(room.b, *(event for event, _ in batch))
         last = batch[-1][1]
-        wait_for(lambda last=last: _stored(room, last), timeout=60, what="B to store a batch")
+        wait_for(partial(_stored, room, last), timeout=60, what="B to store a batch")
     took = time.monotonic() - began
     rejected = len(room.b.rejected(room.room_id))
     assert rejected == length + 1, f"B rejected {rejected} events of {length + 1}"

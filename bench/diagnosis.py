@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import requests
 from canonicaljson import encode_canonical_json
@@ -37,7 +38,7 @@ def store_rejected(room: Room, events: list[tuple[JsonDict, str]]) -> None:
     position = database.value("SELECT MAX(stream_ordering) FROM events")
     root = events[0][0]["prev_events"][0]
     group = database.value("SELECT state_group FROM event_to_state_groups WHERE event_id = ?", root)
-    inserts = {
+    inserts: dict[str, list[tuple[Any, ...]]] = {
         "event_json (event_id, room_id, internal_metadata, json, format_version)": [
             (i, room.room_id, "{}", encode_canonical_json(e).decode(), 3) for e, i in events
         ],
@@ -68,13 +69,9 @@ def store_rejected(room: Room, events: list[tuple[JsonDict, str]]) -> None:
             (i, room.room_id, e["type"], e["state_key"]) for e, i in events if "state_key" in e
         ],
     }
-    mark = "%s" if room.b.config["database"]["name"] == "psycopg2" else "?"
-    with database.connect(write=True) as connection:
-        cursor = connection.cursor()
-        for into, rows in inserts.items():
-            marks = ",".join(mark for _ in rows[0])
-            cursor.executemany(f"INSERT INTO {into} VALUES ({marks})", rows)
-        connection.commit()
+    for into, rows in inserts.items():
+        marks = ",".join("?" for _ in rows[0])
+        database.execute_many(f"INSERT INTO {into} VALUES ({marks})", rows)
 
 
 @contextmanager

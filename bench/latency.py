@@ -24,11 +24,14 @@ class Latency:
 
     def median(self, what: str) -> float:
         """The median of one kind of request, in milliseconds."""
-        return statistics.median(getattr(self, what))
+        return statistics.median(self._of(what))
 
     def p95(self, what: str) -> float:
         """The 95th percentile of one kind of request, in milliseconds."""
-        return statistics.quantiles(getattr(self, what), n=20)[-1]
+        return statistics.quantiles(self._of(what), n=20)[-1]
+
+    def _of(self, what: str) -> list[float]:
+        return self.sync if what == "sync" else self.send
 
 
 @contextmanager

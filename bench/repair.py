@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from bench.cascade import LongCascade, make_cascade
 from bench.latency import Latency, measured
@@ -57,13 +58,17 @@ def repair(admin: Client, room_id: str) -> tuple[int, float]:
     began = time.monotonic()
     answer = admin.repair_api("POST", "/rooms" + quoted(room_id, "repair"), json={"dry_run": False})
 
-    def over() -> dict | None:
-        job = admin.repair_api("GET", "/repairs" + quoted(answer["repair_id"]))
-        return job if job["status"] not in ("scheduled", "active") else None
+    def job() -> dict[str, Any]:
+        found: dict[str, Any] = admin.repair_api("GET", "/repairs" + quoted(answer["repair_id"]))
+        return found
 
-    job = wait_for(over, timeout=1800, what="the repair to end", interval=0.2)
-    assert job["status"] == "complete", job["error"]
-    return job["accepted"], time.monotonic() - began
+    def over() -> bool:
+        return job()["status"] not in ("scheduled", "active")
+
+    wait_for(over, timeout=1800, what="the repair to end", interval=0.2)
+    ended = job()
+    assert ended["status"] == "complete", ended["error"]
+    return ended["accepted"], time.monotonic() - began
 
 
 def row(what: str, value: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,10 @@ class Database(ABC):
             The number of rows that it touched.
         """
 
+    @abstractmethod
+    def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Writes one statement for each of many rows of parameters, and commits."""
+
     def value(self, sql: str, *parameters: Any) -> Any:
         """Reads the one value that a query of one column has; None if it finds no row."""
         rows = self.query(sql, *parameters)
@@ -81,6 +85,10 @@ class SqliteDatabase(Database):
         with self.connect(write=True) as connection:
             return connection.execute(sql, parameters).rowcount
 
+    def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        with self.connect(write=True) as connection:
+            connection.executemany(sql, rows)
+
 
 class PostgresDatabase(Database):
     """A database of a PostgreSQL cluster."""
@@ -114,6 +122,10 @@ class PostgresDatabase(Database):
         with self.connect(write=True) as connection, connection.cursor() as cursor:
             cursor.execute(_to_psycopg2(sql), parameters)
             return cursor.rowcount
+
+    def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        with self.connect(write=True) as connection, connection.cursor() as cursor:
+            cursor.executemany(_to_psycopg2(sql), rows)
 
 
 def _to_psycopg2(sql: str) -> str:
