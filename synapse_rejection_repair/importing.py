@@ -43,6 +43,13 @@ logger = logging.getLogger(__name__)
 _PAGE = 100
 """How many events are read, checked and stored at a time: Synapse stores so many at once."""
 
+_PAGE_BESIDE_OTHERS = 50
+_REST_BESIDE_OTHERS = 0.7
+"""How it is done while somebody else uses the server: so many events at a time, with a rest
+after them of so many times as long as they took. Chosen with `bench.imports`: who sends in
+another room is to wait no more than twice as long as when idle.
+"""
+
 _LOOKED_AT = 500
 """How many events a dry run reads at a time."""
 
@@ -290,6 +297,7 @@ class ImportRunner:
         make_writer: gives a writer for a room, its version, a source and whether to
             check signatures.
         clock: lets the server breathe.
+        requests_begun: counts what others ask of this process.
     """
 
     store: Imports
@@ -297,6 +305,7 @@ class ImportRunner:
     target: ImportTarget
     make_writer: MakeWriter
     clock: Clock
+    requests_begun: Callable[[], int]
 
     async def run(self, job: ImportJob) -> ImportJob:
         """Carries a job out to its end, whatever that is."""
@@ -378,19 +387,28 @@ class ImportRunner:
     async def _loop(self, job: ImportJob, source: Source, writer: ImportWriter) -> ImportJob:
         began, done_before = self.clock.now_ms(), job.progress.done
         arrivals = _Arrivals(source, self.target, job.room_id, job.progress.cursor or BEGINNING)
+        requests = self.requests_begun()
         async for events, skipped, cursor in arrivals.batches():
             seconds = (self.clock.now_ms() - began) / 1000
             job = _with_rate(job, job.progress.done - done_before, seconds)
+            before = self.clock.now_ms()
             job = await writer.store(job, events, cursor, skipped)
+            stored_in = (self.clock.now_ms() - before) / 1000
             if job.cancel_requested:
                 break
-            await self._slow_down(job, job.progress.done - done_before, began)
+            alone = self.requests_begun() == requests
+            arrivals.page = _PAGE if alone else _PAGE_BESIDE_OTHERS
+            rest = 0.0 if alone else stored_in * _REST_BESIDE_OTHERS
+            requests = self.requests_begun()
+            await self.clock.pause(
+                max(rest, self._due(job, job.progress.done - done_before, began))
+            )
         return job
 
-    async def _slow_down(self, job: ImportJob, done: int, began: int) -> None:
+    def _due(self, job: ImportJob, done: int, began: int) -> float:
+        """How long to wait for the rate that was asked for, in seconds."""
         limit = job.request.events_per_second
-        due = 0.0 if limit is None else done / limit - (self.clock.now_ms() - began) / 1000
-        await self.clock.pause(max(0.0, due))
+        return 0.0 if limit is None else done / limit - (self.clock.now_ms() - began) / 1000
 
 
 def _with_rate(job: ImportJob, done: int, seconds: float) -> ImportJob:
@@ -418,6 +436,7 @@ class _Arrivals:
         self._source = source
         self._target = target
         self._room_id = room_id
+        self.page = _PAGE_BESIDE_OTHERS
         self._read = after
         self._decided = after
         self._waiting = WaitingRoom()
@@ -426,7 +445,7 @@ class _Arrivals:
         self,
     ) -> AsyncIterator[tuple[list[SourceEvent], list[Skipped], Position]]:
         """Batches of events to store, the events skipped since, and what is decided then."""
-        while page := await self._source.history(self._room_id, self._read, _PAGE):
+        while page := await self._source.history(self._room_id, self._read, self.page):
             self._read = page[-1].position
             async for events, skipped in self._sorted(page):
                 yield events, skipped, self._decided
@@ -464,9 +483,9 @@ class _Arrivals:
                     continue
                 batch.events.append(event)
             await self._settle(batch, await self._fetch(self._waiting.decided(event.event_id)))
-            while len(batch.events) > _PAGE:
-                yield batch.events[:_PAGE], []
-                del batch.events[:_PAGE]
+            while len(batch.events) > self.page:
+                yield batch.events[: self.page], []
+                del batch.events[: self.page]
         # What waits is read again if the job is taken up from here.
         earliest = self._waiting.earliest()
         self._decided = self._read if earliest is None else earliest.before()

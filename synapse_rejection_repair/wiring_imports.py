@@ -14,6 +14,7 @@ from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.importer import SynapseImportTarget, SynapseImportWriter
 from synapse_rejection_repair.adapter.integrity import IntegrityCheck
 from synapse_rejection_repair.adapter.jobstore import SynapseJobStore
+from synapse_rejection_repair.adapter.process import requests_begun
 from synapse_rejection_repair.adapter.reader import SynapseReader
 from synapse_rejection_repair.background import Background
 from synapse_rejection_repair.config import SourceConfig
@@ -87,7 +88,7 @@ def wire_imports(
                 verify,
             )
 
-        runner = ImportRunner(store, sources, target, make_writer, clock)
+        runner = ImportRunner(store, sources, target, make_writer, clock, requests_begun)
     background = Background(store, runner, writes_room, spawn, at_once=1)
     service = ImportService(sources, target, store, background.started, hs.hostname)
 

@@ -175,10 +175,11 @@ def fork(world: OldWorld, *, state: bool) -> None:
         type_, content, key = "m.room.message", {"msgtype": "m.text", "body": f"F{branch}"}, None
         if state and branch < 2:
             type_, content, key = "m.room.topic", {"topic": f"Fork {depth} {branch}"}, ""
-        event = {"type": type_, "sender": sender, "content": content, "room_id": world.room_id}
+        event: dict[str, Any] = {"type": type_, "sender": sender, "content": content}
         if key is not None:
             event["state_key"] = key
-        event.update(prev_events=[], auth_events=[], depth=depth, origin_server_ts=0)
+        event.update(room_id=world.room_id, prev_events=[], auth_events=[])
+        event.update(depth=depth, origin_server_ts=0)
         pdu, event_id = peer.forge(
             type_,
             sender,
@@ -266,7 +267,9 @@ def signed(server: Server, event_ids: set[str]) -> dict[str, Any]:
 def states(server: Server, event_ids: set[str]) -> dict[str, dict[tuple[str, str], str]]:
     """The state at events, in full."""
     query = server.database.query
-    edges = dict(query("SELECT state_group, prev_state_group FROM state_group_edges"))
+    edges: dict[int, int] = dict(
+        query("SELECT state_group, prev_state_group FROM state_group_edges")
+    )
     deltas: dict[int, dict[tuple[str, str], str]] = {}
     for group, type_, key, event_id in query(
         "SELECT state_group, type, state_key, event_id FROM state_groups_state"

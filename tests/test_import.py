@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def compare(world: OldWorld, theirs: set[str], lacking: set[str]) -> None:
         assert our_rows == their_rows, table
     assert states(b, theirs) == states(a, theirs)
     query = b.database.query
-    orderings = dict(
+    orderings: dict[str, int] = dict(
         query("SELECT event_id, stream_ordering FROM events WHERE room_id = ?", room_id)
     )
     assert all(orderings[i] < 0 for i in lacking)
@@ -202,8 +203,8 @@ def test_what_makes_no_sense_is_refused(world: OldWorld) -> None:
     only_here = refused(world.bob, "POST", room_path(own, "import"), {"source": "old"})
     assert only_here == (404, "M_NOT_FOUND")
     for room_ids in (None, "some", [], [1], ["nonsense"]):
-        body = {"source": "old", "room_ids": room_ids}
-        assert refused(world.bob, "POST", "/imports", body) == invalid, room_ids
+        many: Any = {"source": "old", "room_ids": room_ids}
+        assert refused(world.bob, "POST", "/imports", many) == invalid, room_ids
     assert world.bob.repair_api("GET", "/sources") == {"sources": [{"name": "old"}], "total": 1}
 
 
@@ -247,11 +248,8 @@ def test_killed_and_gone_on_with(tmp_path: Path) -> None:
         job = world.import_room(wait=False, events_per_second=100)
         for _ in range(2):
             done = world.bob.repair_api("GET", job_path(job["import_id"]))["imported"]
-            wait_for(
-                lambda done=done: (
-                    world.bob.repair_api("GET", job_path(job["import_id"]))["imported"] > done
-                )
-            )
+            more = partial(_has_imported, world, job["import_id"], done + 1)
+            wait_for(more, what="the import to go on")
             world.b.kill()
             world.b.start()
         job = finished(world.bob, job["import_id"])
@@ -259,6 +257,10 @@ def test_killed_and_gone_on_with(tmp_path: Path) -> None:
         assert job["imported"] == len(theirs - before)
         compare(world, theirs, theirs - before)
         read_back(world)
+
+
+def _has_imported(world: OldWorld, job_id: str, count: int) -> bool:
+    return bool(world.bob.repair_api("GET", job_path(job_id))["imported"] >= count)
 
 
 def test_a_third_server_gets_the_history_from_us(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from synapse.http import site
 from synapse.module_api import ModuleApi
 from synapse.server import HomeServer
 
@@ -9,6 +10,11 @@ from synapse.server import HomeServer
 def homeserver(api: ModuleApi) -> HomeServer:
     """The homeserver behind the door for modules, which has no handle for most of its parts."""
     return api._hs
+
+
+def requests_begun() -> int:
+    """How many HTTP requests this process has begun to answer since it was started."""
+    return int(getattr(site, "_next_request_seq", 0))
 
 
 def writes_events(hs: HomeServer) -> bool:
