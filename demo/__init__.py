@@ -1,0 +1,1 @@
+"""The incident between two real servers on this machine, and its repair: `python -m demo`."""
