@@ -339,7 +339,8 @@ class ImportRunner:
     async def _failed(self, job: ImportJob, reason: str) -> ImportJob:
         # What it had done when it failed is in its row.
         job = await self.store.get(job.job_id)
-        return attr.evolve(job, status=Status.FAILED, error=reason)
+        progress = attr.evolve(job.progress, eta_ms=None)
+        return attr.evolve(job, status=Status.FAILED, error=reason, progress=progress)
 
     async def _bring(self, job: ImportJob, source: Source) -> ImportJob:
         room_id = job.room_id

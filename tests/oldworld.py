@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,6 +94,7 @@ def old_world(
     b_database: Database | None = None,
     b_install: Install = NEWEST,
     messages: int = 60,
+    others: Mapping[str, Any] | None = None,
     join: bool = True,
     spoil: Callable[[OldWorld], None] | None = None,
 ) -> Iterator[OldWorld]:
@@ -102,7 +103,7 @@ def old_world(
     c = Server(folder / "c", modules=[])
     b = Server(
         folder / "b",
-        modules=sources(old=a.database.synapse_config()),
+        modules=sources(old=a.database.synapse_config(), **others or {}),
         database=b_database,
         install=b_install,
     )

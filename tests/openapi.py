@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from functools import cached_property
 from typing import Any
 from urllib.parse import unquote
@@ -26,8 +26,15 @@ Seen = tuple[str, str, str]
 class Contract:
     """The document, and which of its answers have been seen."""
 
-    def __init__(self, document: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, document: Mapping[str, Any] | None = None, tags: Set[str] | None = None
+    ) -> None:
+        """Args:
+        document: The document; None for the project's.
+        tags: The tags of the operations that are looked at; None for all.
+        """
         self.document = document or yaml.safe_load(DOCUMENT.read_text())
+        self.tags = tags
         self.seen: set[Seen] = set()
 
     @cached_property
@@ -43,7 +50,8 @@ class Contract:
         """Every path with a method and what the document says of it."""
         for path, item in self.document["paths"].items():
             for method, operation in item.items():
-                yield path, method, operation
+                if self.tags is None or not self.tags.isdisjoint(operation["tags"]):
+                    yield path, method, operation
 
     def match(self, path: str) -> str | None:
         """The path of the document that a path below the base is an instance of."""

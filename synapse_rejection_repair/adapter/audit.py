@@ -135,6 +135,12 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "_check_sigs_on_pdu",
         ("keyring", "room_version", "pdu"),
     ),
+    (
+        "synapse.federation.federation_base",
+        "event_from_pdu_json",
+        ("pdu_json", "room_version"),
+    ),
+    ("synapse.storage.util.id_generators", "MultiWriterIdGenerator.get_next_mult", ("n",)),
     ("synapse.crypto.event_signing", "check_event_content_hash", ("event",)),
     ("synapse.events.utils", "prune_event", ("event",)),
     ("synapse.http.server", "JsonResource._async_render", ("request",)),
