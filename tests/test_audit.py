@@ -36,7 +36,8 @@ CASES = [
 def _calls() -> Iterator[tuple[str, str]]:
     """Every operation of the document, and what is none."""
     for path, method, _ in Contract().operations():
-        yield method.upper(), path.format(room_id="!room:example.org", repair_id="id")
+        ids = {"room_id": "!room:example.org", "repair_id": "id", "import_id": "id", "name": "old"}
+        yield method.upper(), path.format(**ids)
     yield "HEAD", "/v1/rooms"
     yield "DELETE", "/v1/rooms"
     yield "GET", "/v1/nothing"
