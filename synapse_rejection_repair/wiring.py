@@ -49,7 +49,7 @@ _POLL_MS = 5000
 
 
 _REST_SHARED = 0.7
-_REST = 0.25
+_REST = 0.0
 """How long a repair rests after each batch of events, in times that the batch took.
 
 Longer where all of the server waits for one database connection. Chosen with

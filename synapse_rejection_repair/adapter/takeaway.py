@@ -72,11 +72,13 @@ def journal(
         now_ms: the time, in milliseconds.
         originals: each event's id and what was there of it, as JSON can hold it.
     """
-    txn.execute_batch(
-        f"INSERT INTO {JOURNAL} (job_id, event_id, action, ts, original_rows)"
-        " VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-        [(job_id, i, action, now_ms, json.dumps(rows, default=_text)) for i, rows in originals],
-    )
+    rows = [(job_id, i, action, now_ms, json.dumps(was, default=_text)) for i, was in originals]
+    if rows:
+        txn.execute(
+            f"INSERT INTO {JOURNAL} (job_id, event_id, action, ts, original_rows)"
+            f" VALUES {', '.join('(?, ?, ?, ?, ?)' for _ in rows)} ON CONFLICT DO NOTHING",
+            [value for row in rows for value in row],
+        )
 
 
 def take_away(
@@ -100,18 +102,22 @@ def take_away(
         now_ms: the time, in milliseconds.
     """
     originals: dict[str, dict[str, list[dict[str, Any]]]] = {i: {} for i in event_ids}
+    filled = []
     for table in ("event_to_state_groups", *_OWN_ROWS):
-        for row in _select(txn, table, "event_id", event_ids):
+        rows = _select(txn, table, "event_id", event_ids)
+        for row in rows:
             originals[row["event_id"]].setdefault(table, []).append(row)
+        if rows and table in _OWN_ROWS:
+            filled.append(table)
     journal(txn, job_id, action, now_ms, originals.items())
 
-    positions = [row["stream_ordering"] for rows in originals.values() for row in rows["events"]]
+    positions = [row["stream_ordering"] for was in originals.values() for row in was["events"]]
     taken = _park(txn, room_id, event_ids, positions)
     # SQLite's search table has no index on event ids: not asked where nothing can be found.
     searched = event_ids if isinstance(txn.database_engine, PostgresEngine) else damaged
     if searched:
         _delete(txn, _SEARCH, searched)
-    for table in _OWN_ROWS:
+    for table in filled:
         _delete(txn, table, event_ids)
     return taken
 

@@ -86,6 +86,7 @@ class SynapseWriter:
         pairs: list[tuple[EventBase, EventContext]] = []
         known: dict[str, int] = {}
         force = job.request.scope.force
+        looked_up: _LookedUp = {}
         try:
             for step in steps:
                 node = step.node
@@ -95,7 +96,7 @@ class SynapseWriter:
                     # of this batch have to be stored first.
                     break
                 context = await self._context(job.room_id, event, known, checker)
-                lookup = None if node.outlier else _lookup(context)
+                lookup = None if node.outlier else _lookup(context, looked_up)
                 verdict = await checker.check(node, lookup, force=node.event_id in force)
                 decided.append((step, verdict))
                 if verdict.outcome is not step.verdict.outcome:
@@ -313,8 +314,19 @@ class SynapseWriter:
         await self._database.run("mend_extremities", write)
 
 
-def _lookup(context: EventContext) -> StateLookup:
+_LookedUp = dict[tuple[int, frozenset[StateKey]], StateIds]
+"""Entries of state groups that were asked for before."""
+
+
+def _lookup(context: EventContext, before: _LookedUp) -> StateLookup:
+    group = context.state_group_before_event
+    assert group is not None
+
     async def lookup(keys: Collection[StateKey]) -> StateIds:
-        return await context.get_prev_state_ids(StateFilter.from_types(keys))
+        # Most events of a batch have one state before them, and few senders.
+        known = (group, frozenset(keys))
+        if known not in before:
+            before[known] = await context.get_prev_state_ids(StateFilter.from_types(keys))
+        return before[known]
 
     return lookup
