@@ -1,0 +1,187 @@
+"""What an import makes of events that are not like the others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.harness.hostile import HostilePeer
+from tests.harness.waiting import wait_for
+from tests.oldworld import OldWorld, accepted, live, old_world, signed, states, untouched
+
+
+def test_hidden_soft_failed_and_rejected(tmp_path: Path) -> None:
+    """In one world: events that nobody here may see, one soft-failed, one rejected in A."""
+    special: dict[str, str] = {}
+
+    def spoil(world: OldWorld) -> None:
+        r, alice = world.room_id, world.alice
+        # From here on only those see it who are in the room.
+        alice.send_state(r, "m.room.history_visibility", {"history_visibility": "joined"})
+        special["hidden"] = alice.send_message(r, "Among ourselves")
+        alice.send_state(r, "m.room.history_visibility", {"history_visibility": "shared"})
+        world.a.sabotage(type="org.example.rejected", room_id=r)
+        peer = HostilePeer(world.c, r)
+        sees = HostilePeer(world.a, r)
+        event: dict[str, Any] = {
+            "type": "org.example.rejected",
+            "sender": world.carol.user_id,
+            "content": {},
+            "room_id": r,
+        }
+        event.update(prev_events=[], auth_events=[], depth=1, origin_server_ts=0)
+        tips = sees.extremities()
+        pdu, special["rejected"] = peer.forge(
+            "org.example.rejected",
+            world.carol.user_id,
+            {},
+            prev_events=tips,
+            auth_events=sees._auth_events(event),
+            depth=sees._depth(tips),
+        )
+        peer.send(world.a, pdu)
+        world.a.wait_for_event(special["rejected"])
+        world.a.sabotage_off()
+        assert world.a.rejected(r) == {special["rejected"]}
+        # One that follows the rejected one, so that it is cited.
+        event["type"] = "m.room.message"
+        pdu, special["after"] = peer.forge(
+            "m.room.message",
+            world.carol.user_id,
+            {"msgtype": "m.text", "body": "After the rejected one"},
+            prev_events=[special["rejected"]],
+            auth_events=sees._auth_events(event),
+            depth=sees._depth(tips) + 1,
+        )
+        peer.send(world.a, pdu)
+        world.a.wait_for_event(special["after"])
+        # Carol is banned; what she says on top of what was before is soft-failed.
+        tips = sees.extremities()
+        auth = sees._auth_events(event)
+        alice.ban(r, world.carol.user_id)
+        pdu, special["soft"] = peer.forge(
+            "m.room.message",
+            world.carol.user_id,
+            {"msgtype": "m.text", "body": "I am still here"},
+            prev_events=tips,
+            auth_events=auth,
+            depth=sees._depth(tips),
+        )
+        peer.send(world.a, pdu)
+        world.a.wait_for_event(special["soft"])
+        alice.send_message(r, "Peace")
+
+    with old_world(tmp_path, "11", messages=12, spoil=spoil) as world:
+        theirs, before = accepted(world.a, world.room_id), accepted(world.b, world.room_id)
+        summary = world.dry_run()
+        assert summary["hidden_by_visibility"] == 2, "the message, and the event that hides it"
+        assert summary["soft_failed"] == 1
+        assert summary["rejected"] == 1
+        assert summary["to_import"] == len(theirs - before)
+        job = world.import_room()
+        assert (job["status"], job["skipped"]) == ("complete", {"rejected_by_source": 1}), job
+        assert theirs <= accepted(world.b, world.room_id)
+        assert world.b.rejected(world.room_id) == {special["rejected"]}
+        assert signed(world.b, theirs) == signed(world.a, theirs)
+        assert states(world.b, theirs) == states(world.a, theirs)
+        metadata = world.b.database.value(
+            "SELECT internal_metadata FROM event_json WHERE event_id = ?", special["soft"]
+        )
+        assert json.loads(metadata)["soft_failed"] is True
+        seen = [e["event_id"] for e in world.bob.messages(world.room_id)]
+        assert special["after"] in seen
+        assert not {special["soft"], special["rejected"], special["hidden"]} & set(seen)
+        assert [i for i in world.order if i in seen] == seen
+        # Nobody's client asks dead servers for what is before the imported part.
+        gaps = "SELECT * FROM event_backward_extremities WHERE room_id = ?"
+        assert world.b.database.query(gaps, world.room_id) == []
+        assert untouched(world.b, world.bob, world.room_id) == world.facts
+        assert world.import_room()["total"] == 0
+        assert world.b.errors_in_log() == []
+
+
+def test_what_fails_the_rules_is_stored_rejected(tmp_path: Path) -> None:
+    """A source that accepted what it should not have: its verdict counts for nothing."""
+    special: dict[str, str] = {}
+
+    def spoil(world: OldWorld) -> None:
+        sees, peer = HostilePeer(world.a, world.room_id), HostilePeer(world.c, world.room_id)
+        tips = sees.extremities()
+        event: dict[str, Any] = {"type": "m.room.topic", "sender": world.carol.user_id}
+        event.update(content={}, room_id=world.room_id, state_key="")
+        event.update(prev_events=[], auth_events=[], depth=1, origin_server_ts=0)
+        # Somebody who never was in the room.
+        pdu, special["bad"] = peer.forge(
+            "m.room.topic",
+            f"@nobody:{world.c.name}",
+            {"topic": "Mine"},
+            state_key="",
+            prev_events=tips,
+            auth_events=sees._auth_events(event),
+            depth=sees._depth(tips),
+        )
+        peer.send(world.a, pdu)
+        world.a.wait_for_event(special["bad"])
+        assert world.a.rejected(world.room_id) == {special["bad"]}
+        world.alice.send_message(world.room_id, "What was that?")
+
+    with old_world(tmp_path, "11", messages=6, spoil=spoil) as world:
+        bad = special["bad"]
+        world.a.database.execute("DELETE FROM rejections WHERE event_id = ?", bad)
+        theirs = accepted(world.a, world.room_id)
+        job = world.import_room()
+        assert (job["status"], job["skipped"]) == ("complete", {"auth_events": 1}), job
+        assert world.b.rejected(world.room_id) == {bad}
+        assert accepted(world.b, world.room_id) >= theirs - {bad}
+        assert states(world.b, theirs - {bad}) == states(world.a, theirs - {bad})
+        assert untouched(world.b, world.bob, world.room_id) == world.facts
+
+
+def test_the_room_goes_on_meanwhile(tmp_path: Path) -> None:
+    """New messages and imported ones at the same time, and a depth that lies."""
+    special: dict[str, str] = {}
+
+    def spoil(world: OldWorld) -> None:
+        sees, peer = HostilePeer(world.a, world.room_id), HostilePeer(world.c, world.room_id)
+        tips = sees.extremities()
+        event: dict[str, Any] = {"type": "m.room.message", "sender": world.carol.user_id}
+        event.update(content={}, room_id=world.room_id)
+        event.update(prev_events=[], auth_events=[], depth=1, origin_server_ts=0)
+        pdu, special["liar"] = peer.forge(
+            "m.room.message",
+            world.carol.user_id,
+            {"msgtype": "m.text", "body": "I came first"},
+            prev_events=tips,
+            auth_events=sees._auth_events(event),
+            depth=3,
+        )
+        peer.send(world.a, pdu)
+        world.a.wait_for_event(special["liar"])
+        live(world, 12)
+
+    with old_world(tmp_path, "11", messages=24, spoil=spoil) as world:
+        theirs, before = accepted(world.a, world.room_id), accepted(world.b, world.room_id)
+        job = world.import_room(wait=False, events_per_second=60)
+        sent = [world.bob.send_message(world.room_id, f"New {n}") for n in range(20)]
+        done: dict[str, Any] = {}
+
+        def over() -> bool:
+            done.update(world.bob.repair_api("GET", "/imports/" + job["import_id"]))
+            sent.append(world.bob.send_message(world.room_id, "Still here"))
+            return done["status"] == "complete"
+
+        wait_for(over, 60, interval=0.2)
+        assert (done["imported"], done["skipped"]) == (len(theirs - before), {})
+        assert signed(world.b, theirs) == signed(world.a, theirs)
+        assert states(world.b, theirs) == states(world.a, theirs)
+        seen = [e["event_id"] for e in world.bob.messages(world.room_id)]
+        # The depths that follow the liar's begin anew, so old and new ones lie side by side.
+        assert len(seen) == len(set(seen))
+        assert [i for i in seen if i not in sent] == world.order
+        assert [i for i in seen if i in sent] == sent[::-1]
+        gaps = "SELECT * FROM event_backward_extremities WHERE room_id = ?"
+        assert world.b.database.query(gaps, world.room_id) == []
+        told = world.bob.sync(world.since)["rooms"]["join"][world.room_id]["timeline"]["events"]
+        assert [e["event_id"] for e in told] == sent
+        assert world.b.errors_in_log() == []
