@@ -1,0 +1,124 @@
+"""What an import is asked, where it stands, in what order events arrive, who may see them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from synapse_rejection_repair.domain.arrival import WaitingRoom
+from synapse_rejection_repair.domain.imports import (
+    BEGINNING,
+    ImportProgress,
+    ImportRequest,
+    Position,
+    Skip,
+    Skipped,
+    SourceEvent,
+    lowest_of,
+    spans_of,
+    without_lowest,
+)
+from synapse_rejection_repair.domain.visibility import hidden_from
+
+numbers = st.sets(st.integers(-60, 60))
+
+
+@given(numbers, st.integers(0, 130))
+def test_orderings_are_given_out_lowest_first(some: set[int], count: int) -> None:
+    spans = spans_of(some)
+    assert lowest_of(spans, count) == sorted(some)[:count]
+    left = without_lowest(spans, count)
+    assert lowest_of(left, len(some)) == sorted(some)[count:]
+    assert spans_of(lowest_of(spans, len(some))) == spans
+
+
+def test_progress_is_kept_as_json() -> None:
+    progress = ImportProgress(
+        total=9,
+        done=4,
+        imported=3,
+        skipped={"missing_json": 1},
+        events_per_second=1.5,
+        eta_ms=7,
+        cursor=Position(3, -4),
+        reserved=((-9, -7), (-5, -5)),
+        lowest=-9,
+    )
+    for one in (progress, ImportProgress()):
+        assert ImportProgress.from_json(json.loads(json.dumps(one.to_json()))) == one
+    request = ImportRequest("old", verify_signatures=True, events_per_second=5)
+    assert ImportRequest.from_json(json.loads(json.dumps(request.to_json()))) == request
+
+
+def test_progress_counts() -> None:
+    progress = ImportProgress(total=5, reserved=((-9, -5),)).stored(imported=2, orderings=3)
+    assert (progress.imported, progress.done, progress.reserved) == (2, 2, ((-6, -5),))
+    lost = [Skipped("$a", Skip.MISSING_JSON), Skipped("$b", Skip.MISSING_JSON)]
+    progress = progress.passed(Position(4, 1), lost)
+    assert (progress.done, progress.skipped) == (4, {"missing_json": 2})
+    assert progress.passed(None, []).cursor == Position(4, 1)
+
+
+def test_references_of_all_room_versions() -> None:
+    def event(**pdu: object) -> SourceEvent:
+        return SourceEvent("$e", BEGINNING, dict(pdu))
+
+    assert event(prev_events=["$a", "$b"]).prev_event_ids == ["$a", "$b"]
+    assert event(prev_events=[["$a", {"sha256": "x"}]]).prev_event_ids == ["$a"]
+    assert event(auth_events=[1, None, [], {}, "$a"]).auth_event_ids == ["$a"]
+    odd: list[object] = [None, "x", {}, 3]
+    for nonsense in odd:
+        assert event(prev_events=nonsense).prev_event_ids == []
+    assert SourceEvent("$e", BEGINNING, None).auth_event_ids == []
+
+
+def test_children_wait_for_their_parents() -> None:
+    room = WaitingRoom()
+    assert room.earliest() is None and room.let_go_one() == []
+    room.wait("late", Position(2, 2), ["a", "b"])
+    room.wait("early", Position(1, 1), ["a"])
+    room.wait("last", Position(3, 3), ["late"])
+    assert "late" in room and len(room) == 3
+    assert room.earliest() == Position(1, 1)
+    assert room.decided("nobody") == []
+    assert room.decided("a") == ["early"]
+    assert room.earliest() == Position(2, 2)
+    assert room.decided("b") == ["late"]
+    assert room.decided("late") == ["last"]
+    assert len(room) == 0
+
+
+def test_a_cycle_is_let_go_at_its_first() -> None:
+    room = WaitingRoom()
+    room.wait("b", Position(2, 0), ["a"])
+    room.wait("a", Position(1, 0), ["b"])
+    assert room.let_go_one() == ["a"]
+    assert room.decided("a") == ["b"]
+    assert room.decided("b") == []
+
+
+JOIN, INVITE, LEAVE = ({"membership": m} for m in ("join", "invite", "leave"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "members", "hidden"),
+    [
+        ("shared", [], False),
+        ("world_readable", [], False),
+        ("joined", [], True),
+        ("joined", [INVITE], True),
+        ("joined", [LEAVE, JOIN], False),
+        ("invited", [], True),
+        ("invited", [LEAVE], True),
+        ("invited", [INVITE], False),
+        ("invited", [JOIN], False),
+        ("nonsense", [], False),
+        (None, [], False),
+    ],
+)
+def test_who_may_see(setting: str | None, members: list[object], hidden: bool) -> None:
+    assert hidden_from({"history_visibility": setting}, [*members, None]) is hidden
+    assert hidden_from(None, members) is False

@@ -1,0 +1,272 @@
+"""Reading old databases, as small ones made here."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from synapse_rejection_repair.config import SourceConfig
+from synapse_rejection_repair.domain.imports import BEGINNING, Position, SourceEvent
+from synapse_rejection_repair.sources.connection import ConnectionFailed
+from synapse_rejection_repair.sources.database import SourceDatabase
+from synapse_rejection_repair.sources.postgres import PostgresConnection
+from synapse_rejection_repair.sources.schema import SchemaRefused, examine
+from synapse_rejection_repair.sources.sqlite import SqliteConnection
+from tests.harness.postgres import Postgres
+
+# As Synapse 1.67 has it, where a later one has more columns.
+SCHEMA = """
+CREATE TABLE schema_version (lock CHAR(1), version INTEGER NOT NULL, upgraded BOOL);
+CREATE TABLE events (topological_ordering BIGINT, event_id TEXT, type TEXT, room_id TEXT,
+    outlier BOOL NOT NULL, depth BIGINT, stream_ordering INTEGER PRIMARY KEY);
+CREATE TABLE event_json (event_id TEXT, room_id TEXT, internal_metadata TEXT, json TEXT);
+CREATE TABLE event_edges (event_id TEXT, prev_event_id TEXT, room_id TEXT, is_state BOOL);
+CREATE TABLE rejections (event_id TEXT, reason TEXT, last_check TEXT);
+CREATE TABLE event_to_state_groups (event_id TEXT, state_group BIGINT);
+CREATE TABLE state_groups_state (state_group BIGINT, room_id TEXT, type TEXT, state_key TEXT,
+    event_id TEXT);
+CREATE TABLE state_group_edges (state_group BIGINT, prev_state_group BIGINT);
+CREATE TABLE rooms (room_id TEXT, is_public BOOL, creator TEXT, room_version TEXT);
+INSERT INTO schema_version VALUES ('X', 72, true);
+INSERT INTO rooms VALUES ('!r:x', true, '@a:x', '9');
+"""
+
+
+class Old:
+    """An old database, being filled."""
+
+    def __init__(self) -> None:
+        self.statements: list[str] = [SCHEMA]
+
+    def event(
+        self,
+        event_id: str,
+        depth: int,
+        stream: int,
+        *,
+        text: str | None = '{"type": "m.x"}',
+        outlier: bool = False,
+        group: int | None = None,
+        metadata: str = "{}",
+        room_id: str = "!r:x",
+    ) -> None:
+        add = self.statements.append
+        add(
+            "INSERT INTO events VALUES"
+            f" ({depth}, '{event_id}', 'm.x', '{room_id}', {outlier}, {depth}, {stream})"
+        )
+        if text is not None:
+            add(
+                f"INSERT INTO event_json VALUES ('{event_id}', '{room_id}', '{metadata}', '{text}')"
+            )
+        if group is not None:
+            add(f"INSERT INTO event_to_state_groups VALUES ('{event_id}', {group})")
+
+    def state(self, group: int, before: int | None, *entries: tuple[str, str, str]) -> None:
+        for type_, key, event_id in entries:
+            self.statements.append(
+                f"INSERT INTO state_groups_state VALUES"
+                f" ({group}, '!r:x', '{type_}', '{key}', '{event_id}')"
+            )
+        if before is not None:
+            self.statements.append(f"INSERT INTO state_group_edges VALUES ({group}, {before})")
+
+    def opened_on(self, place: Any) -> SourceDatabase:
+        connection: Any
+        if isinstance(place, Path):
+            with sqlite3.connect(place) as writing:
+                writing.executescript(";".join(self.statements))
+            writing.close()
+            connection = SqliteConnection(str(place))
+        else:
+            place.execute(";".join(self.statements))
+            connection = PostgresConnection({**place.arguments, "cp_min": 1, "cp_max": 5})
+        return SourceDatabase(connection)
+
+
+@pytest.fixture(
+    params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)],
+)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    if request.param == "sqlite":
+        # Nothing of the name may be taken for a part of the URI.
+        yield tmp_path / "a?b=c#%d.db"
+    else:
+        postgres: Postgres = request.getfixturevalue("postgres")
+        yield postgres.create_database()
+
+
+def ids(events: list[SourceEvent]) -> list[str]:
+    return [event.event_id for event in events]
+
+
+def test_history_in_the_old_servers_order(place: Any) -> None:
+    old = Old()
+    for event_id, depth, stream in (("$c", 2, 5), ("$b", 2, -3), ("$a", 1, 7), ("$d", 9, 1)):
+        old.event(event_id, depth, stream)
+    old.event("$out", 1, 20, outlier=True)
+    old.event("$other", 1, 21, room_id="!other:x")
+    old.event("$gone", 3, 22)
+    old.statements.append("INSERT INTO rejections VALUES ('$gone', 'auth_error', '1')")
+    database = old.opened_on(place)
+
+    everything = database.history("!r:x", BEGINNING, 100)
+    assert ids(everything) == ["$a", "$b", "$c", "$gone", "$d"]
+    pages, after = [], BEGINNING
+    while page := database.history("!r:x", after, 2):
+        pages += ids(page)
+        after = page[-1].position
+    assert pages == ids(everything)
+    assert [i for _, i in database.accepted_ids("!r:x", Position(2, -3), 9)] == ["$c", "$d"]
+    assert database.rooms() == {"!r:x": 4, "!other:x": 1}
+    assert database.count("!r:x") == 5
+    assert database.room_version("!r:x") == "9"
+    assert database.room_version("!no:x") is None
+    assert database.positions("!r:x", ["$a", "$out", "$no"]) == {"$a": Position(1, 7)}
+    assert database.events("!r:x", ["$out", "$other", "$no"]).keys() == {"$out"}
+    assert database.events("!r:x", ["$out"])["$out"].outlier
+    assert database.verify_keys([("x", "ed25519:1")]) == {}
+    database.close()
+
+
+def test_what_is_said_of_an_event(place: Any) -> None:
+    old = Old()
+    old.event("$a", 1, 1, text='{"type": "m.room.encrypted", "prev_events": ["$0"]}', group=4)
+    old.event("$b", 2, 2, text="{", metadata='{"soft_failed": true}')
+    old.event("$c", 3, 3, text=None, metadata='{"soft_failed": 1}')
+    old.event("$d", 4, 4, text="[]")
+    old.event("$no", 5, 5)
+    old.event("$child", 6, 6)
+    old.event("$no2", 7, 7)
+    old.statements += [
+        "INSERT INTO rejections VALUES ('$no', 'auth_error', '1')",
+        "INSERT INTO rejections VALUES ('$no2', 'auth_error', '1')",
+        "INSERT INTO event_edges VALUES ('$child', '$no', NULL, false)",
+    ]
+    a, b, c, d, no, child, no2 = old.opened_on(place).history("!r:x", BEGINNING, 9)
+    assert a.encrypted and a.state_group == 4 and a.prev_event_ids == ["$0"]
+    assert (b.pdu, b.soft_failed, c.pdu, c.soft_failed, d.pdu) == (None, True, None, False, None)
+    assert (no.rejected, no.cited) == (True, True)
+    assert (no2.rejected, no2.cited) == (True, False)
+    assert not child.rejected
+
+
+def test_state_before_events(place: Any) -> None:
+    old = Old()
+    old.state(1, None, ("m.room.create", "", "$create"), ("m.room.topic", "", "$t1"))
+    old.state(2, 1, ("m.room.topic", "", "$t2"))
+    # Flattened: the topic that was before is not to be had.
+    old.state(3, None, ("m.room.create", "", "$create"), ("m.room.topic", "", "$t3"))
+    topic = '{"type": "m.room.topic", "state_key": ""}'
+    old.event("$m", 1, 1, group=2)
+    old.event("$t2", 2, 2, text=topic, group=2)
+    old.event("$t3", 3, 3, text=topic, group=3)
+    old.event("$none", 4, 4)
+    database = old.opened_on(place)
+    message, second, third, none = database.history("!r:x", BEGINNING, 9)
+    create = {("m.room.create", ""): "$create"}
+    assert database.state_before(message) == {**create, ("m.room.topic", ""): "$t2"}
+    assert database.state_before(second) == {**create, ("m.room.topic", ""): "$t1"}
+    assert database.state_before(third) == create
+    assert database.state_before(none) == {}
+
+
+def test_what_decides_visibility(place: Any) -> None:
+    old = Old()
+    old.state(1, None, ("m.room.history_visibility", "", "$v1"), ("m.room.name", "", "$n"))
+    old.state(2, 1, ("m.room.member", "@u:x", "$j"), ("m.room.member", "@u:yx", "$k"))
+    old.state(3, 2, ("m.room.history_visibility", "", "$v2"))
+    old.state(4, 3, ("m.room.member", "@u:x", "$l"))
+    old.state(5, None)
+    database = old.opened_on(place)
+    user = ("m.room.member", "@u:x")
+    expected = {
+        1: ("$v1", {}),
+        2: ("$v1", {user: "$j"}),
+        3: ("$v2", {user: "$j"}),
+        4: ("$v2", {user: "$l"}),
+        5: (None, {}),
+    }
+    assert database.tracked([4], "x") == {4: expected[4]}
+    assert database.tracked([1, 2, 3, 4, 5], "x") == expected
+
+
+def test_nothing_can_be_written(place: Any) -> None:
+    database = Old().opened_on(place)
+    for sql in ("DELETE FROM rooms", "CREATE TABLE t (a TEXT)"):
+        with pytest.raises(ConnectionFailed):
+            database._connection.query(sql)
+
+
+def test_writers_are_not_kept_waiting(tmp_path: Path) -> None:
+    old = Old()
+    old.event("$a", 1, 1)
+    place = tmp_path / "old.db"
+    database = old.opened_on(place)
+    assert database.count("!r:x") == 1
+    with sqlite3.connect(place, timeout=0) as writer:
+        writer.execute("DELETE FROM events")
+    assert database.count("!r:x") == 0
+
+
+def test_immutable_files_need_nothing_beside_them(tmp_path: Path) -> None:
+    folder = tmp_path / "old"
+    folder.mkdir()
+    place = folder / "old.db"
+    Old().opened_on(place).close()
+    connection = SqliteConnection(str(place), immutable=True)
+    assert SourceDatabase(connection).count("!r:x") == 0
+    assert os.listdir(folder) == ["old.db"]
+
+
+def test_damaged_files(tmp_path: Path) -> None:
+    old = Old()
+    for number in range(2000):
+        old.event(f"$event{number}", number, number + 1, text='{"body": "' + "x" * 200 + '"}')
+    place = tmp_path / "old.db"
+    old.opened_on(place).close()
+    with place.open("r+b") as file:
+        file.truncate(place.stat().st_size // 2)
+    with pytest.raises(ConnectionFailed, match="damaged or truncated") as error:
+        SourceDatabase(SqliteConnection(str(place))).history("!r:x", BEGINNING, 5000)
+    assert str(tmp_path) not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("sql", "words"),
+    [
+        ("DROP TABLE schema_version", "no database of Synapse's"),
+        ("DELETE FROM schema_version", "ever used"),
+        ("UPDATE schema_version SET version = 71", "72 is the oldest"),
+        ("DROP TABLE rejections", "'rejections' has no column event_id"),
+        ("ALTER TABLE event_json RENAME COLUMN json TO text", "'event_json' has no column json"),
+    ],
+)
+def test_foreign_databases(tmp_path: Path, sql: str, words: str) -> None:
+    old = Old()
+    old.statements.append(sql)
+    with pytest.raises(SchemaRefused, match=words):
+        old.opened_on(tmp_path / "old.db")
+
+
+def test_columns_that_may_be_missing(tmp_path: Path) -> None:
+    old = Old()
+    old.statements.append("ALTER TABLE rooms DROP COLUMN room_version")
+    database = old.opened_on(tmp_path / "old.db")
+    assert database.room_version("!r:x") is None
+    assert examine(database._connection).version == 72
+
+
+def test_nothing_shows_where_a_database_is() -> None:
+    config = SourceConfig("psycopg2", {"host": "secret.example.org", "password": "hunter2"})
+    assert "secret" not in repr(config) and "hunter2" not in repr(config)
+    with pytest.raises(ConnectionFailed) as error:
+        PostgresConnection({"host": "127.0.0.1", "port": 1, "password": "hunter2"})
+    assert "127" not in str(error.value) and "hunter2" not in str(error.value)
+    with pytest.raises(ConnectionFailed, match="not there"):
+        SqliteConnection("/nowhere/secret.db").query("SELECT 1")
