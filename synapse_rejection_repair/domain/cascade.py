@@ -56,7 +56,8 @@ def cascades(rejected: Mapping[str, Node]) -> dict[str, Cascade]:
     shared: dict[frozenset[str], frozenset[str]] = {}
     behind: dict[str, frozenset[str]] = {}
     cyclic: dict[str, Node] = {}
-    for node in in_order(rejected):
+    ordered = list(in_order(rejected))
+    for node in ordered:
         parents = cited(node, rejected)
         if any(parent not in behind for parent in parents):
             cyclic[node.event_id] = node
@@ -74,7 +75,7 @@ def cascades(rejected: Mapping[str, Node]) -> dict[str, Cascade]:
         cascade = found.setdefault(root, Cascade())
         for node in followers:
             cascade.add(node)
-    return found
+    return {node.event_id: found[node.event_id] for node in ordered if node.event_id in found}
 
 
 def _cycles(
@@ -91,26 +92,26 @@ def _cycles(
 
     reached = {root: descendants(following, citing) for root, following in starts.items()}
     seen = set().union(*reached.values())
-    for root in _not_only_behind(cyclic, citing):
-        if root not in seen:
+    for event_id in sorted(cyclic, key=lambda i: cyclic[i].stream_ordering):
+        if event_id not in seen:
+            root = _oldest_of_cycle(event_id, cyclic, citing)
             found = descendants((root,), citing)
             seen |= found
             reached[root] = found - {root}
     return {root: [cyclic[i] for i in sorted(ids)] for root, ids in reached.items()}
 
 
-def _not_only_behind(cyclic: Mapping[str, Node], citing: Mapping[str, list[str]]) -> list[str]:
-    """The events without those that only follow a cycle, the oldest first."""
-    followers = {event_id: len(citing.get(event_id, ())) for event_id in cyclic}
-    tails = [event_id for event_id, count in followers.items() if not count]
-    while tails:
-        event_id = tails.pop()
-        del followers[event_id]
-        for parent in cited(cyclic[event_id], cyclic):
-            followers[parent] -= 1
-            if not followers[parent]:
-                tails.append(parent)
-    return sorted(followers, key=lambda event_id: cyclic[event_id].stream_ordering)
+def _oldest_of_cycle(
+    event_id: str, cyclic: Mapping[str, Node], citing: Mapping[str, list[str]]
+) -> str:
+    """The oldest event of a cycle that an event is on, or behind."""
+    passed: set[str] = set()
+    while event_id not in passed:
+        passed.add(event_id)
+        event_id = cited(cyclic[event_id], cyclic)[0]
+    parents = {i: cited(cyclic[i], cyclic) for i in descendants((event_id,), citing)}
+    cycle = descendants((event_id,), parents) & parents.keys()
+    return min(cycle, key=lambda i: cyclic[i].stream_ordering)
 
 
 def _union(sets: Iterable[frozenset[str]]) -> frozenset[str]:

@@ -42,7 +42,8 @@ def facts(**changes: Any) -> RoomFacts:
             current_state={TOPIC: "t", NAME: "n"},
             extremities=frozenset("EG"),
             bad_extremities=frozenset("G"),
-            max_stream_ordering=20,
+            unfinished={},
+            defects={},
         ),
         **changes,
     )
@@ -106,7 +107,6 @@ def test_a_fingerprint_tells_what_decides_the_plan(changes: dict[str, Any]) -> N
     [
         # What an ordinary message changes: it must not make a plan void.
         pytest.param({"extremities": frozenset("HG")}, id="the tip moved on"),
-        pytest.param({"max_stream_ordering": 21}, id="something was stored"),
     ],
 )
 def test_a_fingerprint_outlives_messages(changes: dict[str, Any]) -> None:
@@ -139,19 +139,6 @@ def test_a_rejection_beyond_the_scope_does_not_void_a_plan() -> None:
     assert fingerprint(more, scope) == fingerprint(facts(), scope)
     more = facts(suspects={**NODES, **draw("Z*@21 cites A")})
     assert fingerprint(more, scope) != fingerprint(facts(), scope)
-
-
-@pytest.mark.parametrize("name", ["suspects", "stale", "unindexed", "bad_extremities"])
-def test_nothing_wrong(name: str) -> None:
-    sound: dict[str, Any] = {
-        "suspects": {},
-        "stale": {},
-        "unindexed": {},
-        "bad_extremities": frozenset(),
-    }
-    assert facts(**sound).nothing_wrong
-    del sound[name]
-    assert not facts(**sound).nothing_wrong
 
 
 def step(drawing: str, action: Action, *, backfill: bool = False) -> Step:

@@ -112,7 +112,8 @@ def steps(plan: Plan) -> str:
         pytest.param(
             "T*[topic] <- P cites P; H[name] <- T cites P by @mallory:a; A <- H cites P",
             "+T -H =A",
-            "A",
+            # Synapse writes no edges of a rejected event, so nothing accepted follows T.
+            "A T",
             id="what follows a hostile event has the state before it",
         ),
     ],
@@ -167,7 +168,7 @@ def test_what_was_accepted_first_speaks_for_what_comes_later() -> None:
     world = erring(drawing, {"X": ("@alice:a", "@carol:b")})
     assert steps(world.plan()) == "+X +T"
     world = erring(drawing)
-    assert steps(world.plan()) == "+X -T"
+    assert steps(world.plan()) == "+X -T =T"
 
 
 def test_what_stays_rejected_does_not_speak_for_what_comes_later() -> None:
@@ -185,7 +186,7 @@ def test_scope() -> None:
     # D, accepted, follows what was rejected, and has the state that is left.
     assert world.rejected == {"X", "Y", "A", "B"}
     plan = world.plan(Scope(frozenset("Y")))
-    assert steps(plan) == "+Y +B =D"
+    assert steps(plan) == "+Y =A +B =D"
     assert [c.after for c in plan.state_changes] == ["Y"]
     world.repair(Scope(frozenset("Y")))
     assert world.rejected == {"X", "A"}
@@ -208,7 +209,7 @@ def test_scope() -> None:
 def test_an_event_of_two_cascades_stays_rejected_with_the_root_that_is_out_of_scope() -> None:
     world = erring("X*[power_levels] <- P cites P; Y*[member @u:a] <- X cites P; B <- Y cites X, Y")
     plan = world.plan(Scope(frozenset("X")))
-    assert steps(plan) == "+X -B"
+    assert steps(plan) == "+X =Y -B =B"
     world.repair(Scope(frozenset("X")))
     assert world.rejected == {"Y", "B"}
     world.repair(Scope(frozenset("Y")))

@@ -71,6 +71,7 @@ class World:
         self.current: StateIds = {}
         self.unindexed: set[str] = set()
         self.journal: list[tuple[str, Action]] = []
+        self.unfinished: set[str] = set()
         self.newest = 0
         self.job: RepairJob | None = None
         self.cancel_after: int | None = None
@@ -227,7 +228,8 @@ class World:
             current_state=dict(self.current),
             extremities=frozenset(self.extremities),
             bad_extremities=frozenset(await self.not_standing(self.extremities)),
-            max_stream_ordering=self.newest,
+            unfinished={i: self.nodes[i] for i in self.unfinished - suspects.keys()},
+            defects={},
         )
 
     def plan(self, scope: Scope | None = None, deliver: Deliver = Deliver.LIVE) -> Plan:
@@ -289,6 +291,9 @@ class World:
             for prev in prevs
             if prev in event_ids
         }
+
+    async def newest_accepted(self, room_id: str) -> list[str]:
+        return sorted(self.accepted, key=lambda i: -self.nodes[i].depth)[:20]
 
     async def state_groups(self, event_ids: Collection[str]) -> dict[str, int]:
         return {i: self.after[i] for i in event_ids if i in self.after}
@@ -364,10 +369,11 @@ class World:
             return ACCEPTED
         before = {} if node.outlier else self._state_before(node)
         if step.action is Action.RESTATE:
-            after = {**before, node.key: event_id} if node.key else dict(before)
+            sets = node.key is not None and node.rejected is None
+            after = {**before, node.key: event_id} if sets and node.key else dict(before)
             self.after[event_id] = self._group(after)
             self.journal.append((event_id, step.action))
-            return ACCEPTED
+            return step.verdict
         assert node.rejected is not None or node.damaged, f"{event_id} is sound"
         verdict = self.judge(node, self._rejected, None if node.outlier else before)
         if event_id in force and verdict.outcome is Outcome.REJECT:
@@ -382,6 +388,8 @@ class World:
             stream_ordering=self.newest,
         )
         self.journal.append((event_id, step.action))
+        if verdict.accepted and node.key is not None:
+            self.unfinished.add(event_id)
         if step.verdict.soft_failed:
             self.soft_failed.add(event_id)
         self._set(node, before)
@@ -395,6 +403,8 @@ class World:
     # JobStore.
 
     async def save(self, job: RepairJob) -> RepairJob:
+        if job.status is Status.COMPLETE:
+            self.unfinished.clear()
         self.job = attr.evolve(
             job,
             cancel_requested=self.cancel_after is not None
