@@ -269,7 +269,7 @@ def api_facets(room: Room, user: Client) -> Facets:
     )
     events = {event["event_id"]: event for event in user.messages(r) if event["event_id"] in shared}
     backwards = [*events]
-    forwards = [e["event_id"] for e in user.messages(r, dir="f") if e["event_id"] in shared]
+    forwards = [i for i in _forwards(user, r) if i in shared]
     return {
         "scrollback": set(backwards),
         "order of the scrollback": _by_depth(backwards, depths),
@@ -282,6 +282,33 @@ def api_facets(room: Room, user: Client) -> Facets:
         },
         "list of threads": _threads(user, r),
     }
+
+
+def _forwards(user: Client, room_id: str) -> list[str]:
+    """The scrollback from its beginning on.
+
+    Without a token, Synapse begins with what it did not backfill: so this one turns round where
+    the way back ends.
+    """
+    path = "/_matrix/client/v3" + quoted("rooms", room_id, "messages")
+    token: str | None = None
+    while True:
+        page = user.call("GET", path, params=_page("b", token))
+        if "end" not in page:
+            break
+        token = page["end"]
+    found: list[str] = []
+    while True:
+        page = user.call("GET", path, params=_page("f", token))
+        found += [event["event_id"] for event in page["chunk"]]
+        if "end" not in page:
+            return found
+        token = page["end"]
+
+
+def _page(direction: str, token: str | None) -> dict[str, str]:
+    params = {"dir": direction, "limit": "100"}
+    return params if token is None else {**params, "from": token}
 
 
 def _by_depth(event_ids: Iterable[str], depths: Mapping[str, int]) -> list[set[str]]:
