@@ -16,6 +16,7 @@ from tests.harness.database import Database, SqliteDatabase
 from tests.harness.federation import Pair
 from tests.harness.flavours import NEWEST, POSTGRES
 from tests.harness.incident import make_incident
+from tests.harness.log import errors
 from tests.harness.waiting import wait_for
 from tests.openapi import BASE, Contract, Judge
 
@@ -71,7 +72,8 @@ class World:
     plan: Any
     """What a dry run said of the broken room before all this."""
     before: dict[str, str] = field(default_factory=dict)
-    errors: list[str] = field(default_factory=list)
+    read: int = 0
+    """How much of B's log has been looked at."""
 
 
 # The cases.
@@ -176,7 +178,8 @@ def _queries() -> Iterator[Case]:
     }
     for path in lists:
         for name, (values, says) in wrong.items():
-            for value in values:
+            # All lists read their pages with the same code: of the others a few will do.
+            for value in values if "rejections" in path else values[:3]:
                 yield Case(
                     f"{name}={value[:20]}-{path}", f"{path}?{name}={value}", BAD, f"'{name}' {says}"
                 )
@@ -457,12 +460,12 @@ def _fill(value: Any, names: Mapping[str, str]) -> Any:
 def unchanged(pair: Pair, world: World) -> Iterator[None]:
     """Fails a test after which anything is not as it was, or B's log speaks of an error."""
     yield
-    now, errors = digest(pair.b.database), pair.b.errors_in_log()
-    before, world.before = world.before, now
-    known, world.errors = world.errors, errors
+    before, world.before = world.before, digest(pair.b.database)
+    now, log = world.before, pair.b.log_text()
+    new, world.read = log[world.read :], len(log)
     changed = {table for table in now.keys() | before.keys() if now.get(table) != before.get(table)}
     assert not changed, "rows were changed"
-    assert errors == known, "the log speaks of an error"
+    assert errors(new) == []
 
 
 @pytest.mark.usefixtures("unchanged")

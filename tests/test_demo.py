@@ -86,6 +86,33 @@ def test_until_interrupted(tmp_path: Path) -> None:
     assert "access token" in text
 
 
+def test_failure() -> None:
+    code = """
+import sys
+from demo import __main__ as demo
+from demo.proof import NotWhole
+
+def prove(incident):
+    yield "One thing holds", "so it does"
+    raise NotWhole("Not so: another")
+
+demo.prove = prove
+sys.exit(demo.main())
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY,
+        env={**os.environ, "ONCE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    assert ran.stdout.rstrip().endswith("✗ The demo has failed. Not so: another")
+    assert ran.stderr == ""
+    assert not _folder(ran.stdout).exists()
+
+
 @pytest.fixture(scope="module")
 def incident(pair: Pair) -> Incident:
     return make_incident(pair.room("10"))
