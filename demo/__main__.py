@@ -26,7 +26,8 @@ _REPAIR_TIMEOUT = 120.0
 
 def main() -> int:
     terminal = Terminal()
-    signal.signal(signal.SIGTERM, _end)
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, _end)
     folder = Path(tempfile.mkdtemp(prefix="rejection-repair-demo-"))
     try:
         return _demo(terminal, folder, once=os.environ.get("ONCE", "") not in ("", "0"))
