@@ -258,6 +258,13 @@ class ImportTarget(Protocol):
         """The events that cannot be had as they are, and those that would arrive redacted."""
 
 
+class SkippedList(Protocol):
+    """What imports have left out, or stored as rejected."""
+
+    async def page(self, job_id: str, page: Page) -> Listing[Skipped]:
+        """The events that an import has skipped."""
+
+
 class ImportWriter(Protocol):
     """Stores events of one room as history, on the process that writes them."""
 

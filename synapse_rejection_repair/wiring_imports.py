@@ -11,7 +11,11 @@ from synapse_rejection_repair.adapter.arrivals import ArrivalHooks
 from synapse_rejection_repair.adapter.clock import ReactorClock
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
-from synapse_rejection_repair.adapter.importer import SynapseImportTarget, SynapseImportWriter
+from synapse_rejection_repair.adapter.importer import (
+    SynapseImportTarget,
+    SynapseImportWriter,
+    SynapseSkippedList,
+)
 from synapse_rejection_repair.adapter.integrity import IntegrityCheck
 from synapse_rejection_repair.adapter.jobstore import SynapseJobStore
 from synapse_rejection_repair.adapter.process import requests_begun
@@ -24,6 +28,7 @@ from synapse_rejection_repair.ports import Source
 from synapse_rejection_repair.rest.imports import (
     ImportCancelServlet,
     ImportServlet,
+    ImportSkippedServlet,
     ImportsServlet,
     ImportStatusServlet,
     SourceRoomsServlet,
@@ -98,6 +103,7 @@ def wire_imports(
         ImportServlet(base, service),
         ImportsServlet(base, service, store),
         ImportStatusServlet(base, store),
+        ImportSkippedServlet(base, store, SynapseSkippedList(database)),
         ImportCancelServlet(base, store),
     ):
         servlet.register(resource)

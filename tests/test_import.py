@@ -314,6 +314,15 @@ def test_nothing_is_believed(tmp_path: Path) -> None:
         job = world.import_room(verify_signatures=True)
         assert job["status"] == "complete", job
         assert job["skipped"] == {"bad_event_id": 2, "missing_json": 2, "unknown_key": 1}
+        listed = world.bob.repair_api("GET", job_path(job["import_id"]) + "/skipped")
+        assert {s["event_id"]: s["reason"] for s in listed["skipped"]} == {
+            forged: "bad_event_id",
+            moved: "bad_event_id",
+            lost: "missing_json",
+            broken: "missing_json",
+            slandered: "unknown_key",
+        }
+        assert listed["total"] == 5
         ours = accepted(world.b, world.room_id)
         assert theirs - ours == {forged, lost, broken, moved, slandered}
         assert "body" not in world.bob.event(world.room_id, said)["content"]

@@ -68,6 +68,7 @@ def test_what_is_refused(world: World) -> None:
     all_rooms = {"source": "none", "room_ids": "all"}
     judge.refused(404, "M_NOT_FOUND", "POST", "/v1/imports", all_rooms)
     judge.refused(404, "M_NOT_FOUND", "GET", "/v1/imports/none")
+    judge.refused(404, "M_NOT_FOUND", "GET", "/v1/imports/none/skipped")
     judge.refused(404, "M_NOT_FOUND", "POST", "/v1/imports/none/cancel")
 
     for sentence in (
@@ -131,6 +132,8 @@ def test_an_import(world: World) -> None:
     complete = wait_for(over, 60)
     assert complete["status"] == "complete"
     assert complete["imported"] + cancelled["imported"] == summary["to_import"]
+    nothing = judge.ok("GET", where + "/skipped", order_by="event_id", dir="b")
+    assert nothing == {"skipped": [], "total": 0}
     listed = judge.ok("GET", "/v1/imports", room_id=room_id)
     assert listed == {"imports": [complete, cancelled], "total": 2}
     assert judge.ok("GET", "/v1/imports", status="cancelled")["total"] == 1

@@ -36,6 +36,7 @@ from synapse_rejection_repair.domain.imports import (
     SourceEvent,
     lowest_of,
 )
+from synapse_rejection_repair.domain.listing import Listing, Page
 from synapse_rejection_repair.domain.model import Check, Node, Outcome, StateIds, StateKey, Verdict
 from synapse_rejection_repair.ports import Clock, Source, StateLookup
 
@@ -146,6 +147,36 @@ class SynapseImportTarget:
         """The events that cannot be had as they are, and those that would arrive redacted."""
         admitted, skipped = await self._admission.check(room_id, room_version, events)
         return skipped, [a.event.event_id for a in admitted if a.pruned]
+
+
+class SynapseSkippedList:
+    """Reads from the journal what imports have left out, or stored as rejected.
+
+    Args:
+        database: Synapse's.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def page(self, job_id: str, page: Page) -> Listing[Skipped]:
+        """The events that an import has skipped."""
+        where = f"FROM {JOURNAL} WHERE job_id = ? AND action = ?"
+        direction = "DESC" if page.backwards else "ASC"
+        rows = await self._database.rows(
+            "skipped",
+            f"SELECT event_id, original_rows {where}"
+            f" ORDER BY {page.order_by} {direction}, event_id {direction} LIMIT ? OFFSET ?",
+            (job_id, _SKIPPED, page.limit, page.start),
+        )
+        ((total,),) = await self._database.rows(
+            "count_skipped", f"SELECT COUNT(*) {where}", (job_id, _SKIPPED)
+        )
+        found = []
+        for event_id, text in rows:
+            why = json.loads(text)
+            found.append(Skipped(event_id, Skip(why["reason"]), why["error"]))
+        return Listing(found, total)
 
 
 class SynapseImportWriter:

@@ -9,11 +9,12 @@ import attr
 from synapse.http.servlet import RestServlet
 from synapse.http.site import SynapseRequest
 
-from synapse_rejection_repair.domain.imports import MAX_RATE, ImportJob, ImportRequest
+from synapse_rejection_repair.domain.imports import MAX_RATE, ImportJob, ImportRequest, Skipped
 from synapse_rejection_repair.domain.job import Status
 from synapse_rejection_repair.domain.model import JsonDict
 from synapse_rejection_repair.errors import InvalidParam
 from synapse_rejection_repair.importing import Imports, ImportService, RoomImport
+from synapse_rejection_repair.ports import SkippedList
 from synapse_rejection_repair.rest import params, serialise
 from synapse_rejection_repair.rest.errors import to_http
 from synapse_rejection_repair.rest.paths import pattern
@@ -22,6 +23,7 @@ _OPTIONS = ("source", "dry_run", "verify_signatures", "events_per_second")
 _MAX_ROOMS = 1000
 JOB_ORDERS = ("created_ts", "room_id", "status", "started_ts", "finished_ts")
 SOURCE_ROOM_ORDERS = ("room_id", "events")
+SKIPPED_ORDERS = ("ts", "event_id")
 
 
 class SourcesServlet(RestServlet):
@@ -123,6 +125,23 @@ class ImportStatusServlet(RestServlet):
         return HTTPStatus.OK, _import(await self._store.get(params.job_id(import_id)))
 
 
+class ImportSkippedServlet(RestServlet):
+    """`GET /imports/{id}/skipped`: the events that an import has left out."""
+
+    def __init__(self, base: str, store: Imports, skipped: SkippedList) -> None:
+        super().__init__()
+        self.PATTERNS = pattern(base, "/imports/(?P<import_id>[^/]+)/skipped")
+        self._store = store
+        self._skipped = skipped
+
+    async def on_GET(self, request: SynapseRequest, import_id: str) -> tuple[int, JsonDict]:
+        """Answers with a page of the list."""
+        page = params.page(params.query(request, params.PAGE), SKIPPED_ORDERS)
+        job = await self._store.get(params.job_id(import_id))
+        found = await self._skipped.page(job.job_id, page)
+        return HTTPStatus.OK, serialise.listing("skipped", found, page, _skipped)
+
+
 class ImportCancelServlet(RestServlet):
     """`POST /imports/{id}/cancel`: stops an import between two batches."""
 
@@ -156,6 +175,14 @@ def _import(job: ImportJob) -> JsonDict:
         "created_ts": job.created_ts,
         "started_ts": job.started_ts,
         "finished_ts": job.finished_ts,
+    }
+
+
+def _skipped(skipped: Skipped) -> JsonDict:
+    return {
+        "event_id": skipped.event_id,
+        "reason": skipped.reason.value,
+        "error": skipped.error,
     }
 
 
