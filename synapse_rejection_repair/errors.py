@@ -156,6 +156,14 @@ class UnsupportedSynapse(RepairError):
 
 
 @attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+class StillStarting(RepairError):
+    """The module's tables are not there yet."""
+
+    def __str__(self) -> str:
+        return "The module is still starting: try again in a moment, or see Synapse's log"
+
+
+@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
 class StepFailed(RepairError):
     """A step of a running job did not have the effect that the plan foretold."""
 

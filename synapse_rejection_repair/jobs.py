@@ -23,7 +23,7 @@ _CHUNK = 100
 """How many events are stored at a time: as many as Synapse stores in one transaction."""
 
 _SAVE_EVERY_MS = 500
-"""How often a job's progress is written, and its end asked for, in milliseconds."""
+"""How often a job's progress is written, in milliseconds."""
 
 _SETTLE_SECONDS = 60.0
 """How long the end of a job waits for events that were on their way in, in seconds."""
@@ -177,6 +177,8 @@ class RepairRunner:
             now = self.clock.now_ms()
             if now - saved > _SAVE_EVERY_MS:
                 job, saved = await self.store.save(job), now
+            elif await self.store.cancel_requested(job.job_id):
+                job = attr.evolve(job, cancel_requested=True)
             if (stoppable and job.cancel_requested) or len(held) < len(decided):
                 break
             if len(decided) < len(chunk):

@@ -178,6 +178,9 @@ class JobStore(Protocol[Request, Progress]):
     async def save(self, job: Job[Request, Progress]) -> Job[Request, Progress]:
         """Writes a job's progress or end; gives it back with any request to cancel it."""
 
+    async def cancel_requested(self, job_id: str) -> bool:
+        """Whether the job has been asked to stop."""
+
     async def cancel(self, job_id: str) -> Job[Request, Progress]:
         """Asks a job to stop; raises `UnknownJob` or `JobOver`."""
 

@@ -127,6 +127,7 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
 
     async def begin() -> None:
         await prepare_tables(database, clock)
+        resource.ready()
         await poll()
         api.looping_background_call(
             poll, _POLL_MS, desc="rejection_repair_poll", run_on_all_instances=True

@@ -169,6 +169,13 @@ class SynapseJobStore(Generic[Request, Progress]):
         row = txn.fetchone()
         return bool(row and row[0])
 
+    async def cancel_requested(self, job_id: str) -> bool:
+        """Whether the job has been asked to stop."""
+        rows = await self._database.rows(
+            "cancel_requested", f"SELECT cancel_requested FROM {JOBS} WHERE job_id = ?", (job_id,)
+        )
+        return bool(rows and rows[0][0])
+
     async def cancel(self, job_id: str) -> Job[Request, Progress]:
         """Asks a job to stop at the next opportunity.
 

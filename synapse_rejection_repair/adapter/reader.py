@@ -58,13 +58,17 @@ class SynapseReader:
 
         Raises:
             UnknownRoom: this server has never heard of the room.
+            UnsupportedRoomVersion: this server does not know its version.
         """
         rows = await self._database.rows(
             "room_version", "SELECT room_version FROM rooms WHERE room_id = ?", (room_id,)
         )
         if not rows:
             raise UnknownRoom(room_id)
-        return rows[0][0] or "1"
+        version = rows[0][0]
+        if version is None:
+            raise UnsupportedRoomVersion(room_id, "unknown")
+        return str(version)
 
     async def require_repairable(self, room_id: str) -> None:
         """Checks that a repair can work on the room.

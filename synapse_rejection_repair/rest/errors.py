@@ -18,6 +18,7 @@ from synapse_rejection_repair.errors import (
     RepairError,
     SourceRefused,
     SourceUnavailable,
+    StillStarting,
     UnknownEvents,
     UnknownJob,
     UnknownRoom,
@@ -46,6 +47,7 @@ _HTTP: dict[type[RepairError], tuple[HTTPStatus, str]] = {
     SourceRefused: (HTTPStatus.CONFLICT, CONFLICT),
     SourceUnavailable: (HTTPStatus.CONFLICT, CONFLICT),
     OtherRoomVersion: (HTTPStatus.CONFLICT, CONFLICT),
+    StillStarting: (HTTPStatus.SERVICE_UNAVAILABLE, Codes.UNKNOWN),
     UnsupportedSynapse: (HTTPStatus.SERVICE_UNAVAILABLE, Codes.UNKNOWN),
 }
 

@@ -10,9 +10,14 @@ from synapse.http.server import JsonResource
 from synapse.http.site import SynapseRequest
 from synapse.rest.admin._base import assert_requester_is_admin
 from synapse.server import HomeServer
+from synapse.util.duration import Duration
 
-from synapse_rejection_repair.errors import RepairError, UnsupportedSynapse
+from synapse_rejection_repair.errors import RepairError, StillStarting, UnsupportedSynapse
 from synapse_rejection_repair.rest.errors import to_http
+
+_START_SECONDS = 10.0
+"""How long a request waits for the module to begin, in seconds: its tables come first."""
+_START_STEPS = 200
 
 
 class AdminResource(JsonResource):
@@ -28,6 +33,18 @@ class AdminResource(JsonResource):
         super().__init__(hs, canonical_json=False)
         self._auth = hs.get_auth()
         self._unsupported = unsupported
+        self._ready = False
+
+    def ready(self) -> None:
+        """Lets requests through: the module's tables are there."""
+        self._ready = True
+
+    async def _wait_until_ready(self) -> None:
+        for _ in range(_START_STEPS):
+            if self._ready:
+                return
+            await self.clock.sleep(Duration(seconds=_START_SECONDS / _START_STEPS))
+        raise StillStarting()
 
     async def _async_render(self, request: SynapseRequest) -> tuple[int, Any]:
         await assert_requester_is_admin(self._auth, request)
@@ -40,6 +57,7 @@ class AdminResource(JsonResource):
                 Codes.INVALID_PARAM,
             )
         try:
+            await self._wait_until_ready()
             result: tuple[int, Any] = await super()._async_render(request)
             return result
         except RepairError as e:

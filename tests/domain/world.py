@@ -412,6 +412,9 @@ class World:
         )
         return self.job
 
+    async def cancel_requested(self, job_id: str) -> bool:
+        return self.cancel_after is not None and len(self.journal) >= self.cancel_after
+
     async def journalled(self, job_id: str, action: str) -> frozenset[str]:
         return frozenset(self.journalled_now(Action(action)))
 

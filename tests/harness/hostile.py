@@ -21,6 +21,7 @@ from urllib3.exceptions import InsecureRequestWarning
 
 from tests.harness.client import quoted
 from tests.harness.server import Server
+from tests.harness.waiting import wait_for
 
 JsonDict = dict[str, Any]
 
@@ -117,9 +118,23 @@ class HostilePeer:
                 "origin_server_ts": int(time.time() * 1000),
                 "pdus": list(events[start : start + _PDUS]),
             }
-            path = "/_matrix/federation/v1" + quoted("send", uuid.uuid4().hex)
-            results.update(self.request(to, "PUT", path, body)["pdus"])
+            results.update(self._transaction(to, body))
         return results
+
+    def _transaction(self, to: Server, body: JsonDict) -> dict[str, JsonDict]:
+        path = "/_matrix/federation/v1" + quoted("send", uuid.uuid4().hex)
+
+        def answer() -> JsonDict | None:
+            try:
+                return self.request(to, "PUT", path, body)
+            except requests.HTTPError as e:
+                # It takes one transaction at a time from each server, and A sends its own.
+                if e.response.status_code != 429:
+                    raise
+                return None
+
+        pdus: dict[str, JsonDict] = (wait_for(answer, what="a transaction's turn") or {})["pdus"]
+        return pdus
 
     def request(self, to: Server, method: str, path: str, body: JsonDict | None = None) -> JsonDict:
         """Makes a federation request in A's name, and returns the JSON that is answered."""

@@ -1,0 +1,412 @@
+"""Repairs that are killed, stopped, cancelled or overtaken by traffic end as all others do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+
+from tests.harness import compare, flavours
+from tests.harness.brake import brake
+from tests.harness.client import Client, JsonDict, MatrixError
+from tests.harness.config import EXAMPLE
+from tests.harness.damage import Damage, assert_whole, make_damage
+from tests.harness.database import SqliteDatabase
+from tests.harness.federation import Pair, Room, running
+from tests.harness.flavours import Flavour
+from tests.harness.postgres import Postgres
+from tests.harness.repairing import dry_run, finished, health, progress, repair, start
+from tests.harness.server import Server
+from tests.harness.waiting import wait_for
+
+PERSIST = "persist_events"
+RESTATE = "rejection_repair_restate"
+LARGE = 240
+SMALL = 40
+
+
+@dataclass(frozen=True)
+class Braked:
+    """A pair whose B can be slowed down, and killed in a transaction of our choice."""
+
+    pair: Pair
+    control: Path
+
+    def slow(self, seconds: float) -> None:
+        """Makes B store events slowly, so that there is time to act in mid-repair."""
+        brake(self.control, {"transaction": PERSIST, "seconds": seconds})
+
+    def kill_in(self, transaction: str, nth: int, moment: str) -> None:
+        """Makes B die in the nth transaction of that name, before or after its commit."""
+        brake(self.control, {"transaction": transaction, "nth": nth, "kill": moment})
+
+    def release(self) -> None:
+        brake(self.control)
+
+    def wait_dead(self) -> None:
+        b = self.pair.b
+        wait_for(lambda: not b.running, timeout=60, what="B to be killed")
+        b.kill()
+
+
+@contextmanager
+def braked_pair(folder: Path, postgres: Postgres | None = None) -> Iterator[Braked]:
+    folder.mkdir(exist_ok=True)
+    control = folder / "brake.json"
+    modules = [
+        *yaml.safe_load(EXAMPLE.read_text())["modules"],
+        {"module": "tests.harness.brake.Brake", "config": {"control": str(control)}},
+    ]
+    a = Server(folder / "a", modules=[])
+    database = postgres.create_database() if postgres else None
+    b = Server(folder / "b", modules=modules, database=database)
+    with running(a, b):
+        yield Braked(Pair(a, b), control)
+
+
+@pytest.fixture(scope="module")
+def braked(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Braked]:
+    flavour: Flavour = getattr(request, "param", None) or Flavour()
+    postgres = request.getfixturevalue("postgres") if flavour.database == "postgres" else None
+    with braked_pair(tmp_path_factory.mktemp("braked"), postgres) as made:
+        yield made
+
+
+BOTH_DATABASES = pytest.mark.parametrize(
+    "braked", [flavours.NEWEST, flavours.POSTGRES], indirect=True
+)
+
+
+@dataclass(frozen=True)
+class Rewound:
+    """A large incident that each test finds as if no other had repaired it yet."""
+
+    braked: Braked
+    damage: Damage
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Rewound, Path]]:
+    folder = tmp_path_factory.mktemp("rewound")
+    with braked_pair(folder) as braked:
+        damage = make_damage(braked.pair.room("10"), LARGE)
+        braked.pair.b.stop()
+        copy = folder / "template.db"
+        shutil.copy(_file(braked.pair.b), copy)
+        yield Rewound(braked, damage), copy
+
+
+@pytest.fixture
+def rewound(template: tuple[Rewound, Path]) -> Iterator[Rewound]:
+    found, copy = template
+    b = found.braked.pair.b
+    file = _file(b)
+    for leftover in file.parent.glob(file.name + "-*"):
+        leftover.unlink()
+    shutil.copy(copy, file)
+    b.log_path.unlink(missing_ok=True)
+    b.start()
+    yield found
+    found.braked.release()
+    b.kill()
+
+
+def _file(server: Server) -> Path:
+    assert isinstance(server.database, SqliteDatabase)
+    return server.database.path
+
+
+def begin(user: Client, room_id: str, **body: Any) -> str | None:
+    """Starts a repair on a server that may die before it answers."""
+    try:
+        return start(user, room_id, **body)
+    except requests.ConnectionError:
+        return None
+
+
+def only_repair(room: Room) -> JsonDict:
+    answer = room.bob.repair_api("GET", "/repairs", params={"room_id": room.room_id})
+    (found,) = answer["repairs"]
+    return found
+
+
+def assert_accepted_once(damage: Damage, job: JsonDict) -> None:
+    """Asserts that a job accepted all that was lost, counted right, and journalled each once."""
+    room = damage.room
+    assert (job["status"], job["error"]) == ("complete", None)
+    assert job["accepted"] == job["done"] == job["total"] == len(damage.lost)
+    assert job["rejected"] == 0
+    rows = room.b.database.query(
+        "SELECT event_id, original_rows FROM rejection_repair_journal"
+        " WHERE job_id = ? AND action = 'receive'",
+        job["repair_id"],
+    )
+    assert sorted(event_id for event_id, _ in rows) == sorted(damage.lost)
+    for event_id, text in rows:
+        original = json.loads(text)
+        assert [row["event_id"] for row in original["events"]] == [event_id]
+        assert [row["reason"] for row in original["rejections"]] == ["auth_error"]
+        assert len(original["event_json"]) == 1
+
+
+# Kills.
+
+KILLS = [
+    pytest.param(PERSIST, 1, "before", {}, id="before the first events are committed"),
+    pytest.param(PERSIST, 2, "after", {}, id="after some events are committed"),
+    pytest.param(PERSIST, 3, "before", {"deliver": "history"}, id="in mid-run of history"),
+    pytest.param(RESTATE, 1, "before", {}, id="before the states are restated"),
+    pytest.param(RESTATE, 1, "after", {}, id="after some states are restated"),
+]
+
+
+@pytest.mark.parametrize(("transaction", "nth", "moment", "body"), KILLS)
+def test_a_killed_repair_goes_on_by_itself(
+    rewound: Rewound, transaction: str, nth: int, moment: str, body: JsonDict
+) -> None:
+    killed(rewound.braked, rewound.damage, transaction, nth, moment, body)
+
+
+@pytest.mark.parametrize("braked", [flavours.POSTGRES], indirect=True)
+def test_a_killed_repair_goes_on_by_itself_on_postgres(braked: Braked) -> None:
+    damage = make_damage(braked.pair.room("12"), SMALL)
+    killed(braked, damage, PERSIST, 2, "after", {})
+
+
+def killed(
+    braked: Braked, damage: Damage, transaction: str, nth: int, moment: str, body: JsonDict
+) -> None:
+    room = damage.room
+    braked.kill_in(transaction, nth, moment)
+    begin(room.bob, room.room_id, **body)
+    braked.wait_dead()
+    left = room.b.rejected(room.room_id)
+    if transaction == PERSIST:
+        assert left, "the repair was over already"
+        assert (left == damage.lost) is ((nth, moment) == (1, "before"))
+    room.b.start()
+    job = finished(room.bob, only_repair(room)["repair_id"])
+    assert_accepted_once(damage, job)
+    assert_whole(room)
+
+
+def test_killed_at_every_turn(rewound: Rewound) -> None:
+    braked, damage = rewound.braked, rewound.damage
+    room = damage.room
+    deaths = [
+        (PERSIST, 1, "after"),
+        (RESTATE, 1, "before"),
+        (PERSIST, 1, "before"),
+        ("rejection_repair_save_job", 1, "before"),
+        (PERSIST, 1, "after"),
+    ]
+    counts = [len(room.b.rejected(room.room_id))]
+    for death in deaths:
+        braked.kill_in(*death)
+        if room.b.running:
+            begin(room.bob, room.room_id)
+        else:
+            room.b.launch()
+        braked.wait_dead()
+        counts.append(len(room.b.rejected(room.room_id)))
+    assert counts == sorted(counts, reverse=True)
+    assert counts[-1] > 0, "nothing was left to do after the last kill"
+    room.b.start()
+    assert_accepted_once(damage, finished(room.bob, only_repair(room)["repair_id"]))
+    assert_whole(room)
+
+
+def test_a_repair_goes_on_after_sigterm(rewound: Rewound) -> None:
+    damage, room = rewound.damage, rewound.damage.room
+    rewound.braked.slow(0.3)
+    job_id = start(room.bob, room.room_id)
+    wait_for(lambda: progress(room.bob, job_id)["done"] > 0, what="the repair to get going")
+    room.b.stop()
+    rewound.braked.release()
+    assert room.b.rejected(room.room_id), "the repair was over already"
+    room.b.start()
+    assert_accepted_once(damage, finished(room.bob, job_id))
+    assert_whole(room)
+    assert [e for e in room.b.errors_in_log() if "rejection_repair" in e] == []
+
+
+# Cancelling.
+
+
+@pytest.mark.parametrize("deliver", ["live", "history"])
+def test_a_cancelled_repair_leaves_the_room_consistent(rewound: Rewound, deliver: str) -> None:
+    damage, room = rewound.damage, rewound.damage.room
+    r, bob = room.room_id, room.bob
+    rewound.braked.slow(0.6)
+    job_id = start(bob, r, deliver=deliver)
+    wait_for(lambda: progress(bob, job_id)["done"] > 0, what="the repair to get going")
+    bob.repair_api("POST", f"/repairs/{job_id}/cancel", {})
+    job = finished(bob, job_id)
+    rewound.braked.release()
+    assert (job["status"], job["error"]) == ("cancelled", None)
+    left = room.b.rejected(r)
+    assert 0 < len(left) < len(damage.lost)
+    assert job["accepted"] == len(damage.lost) - len(left)
+
+    # What it has accepted is whole: nothing is wrong but for what is still rejected, ...
+    assert health(bob, r) == {"wrongly_rejected": len(left)}
+    assert compare.inconsistencies(room.b, r) == {}
+    # ... and the state at each accepted event is that of the server that never erred.
+    right, found = compare.states_after(room.a, r), compare.states_after(room.b, r)
+    accepted = compare.shared_events(room) - left
+    assert {i: found[i] for i in accepted} == {i: right[i] for i in accepted}
+    tips = compare.extremities(room.b, r)
+    assert tips and not tips & left
+    if len(tips) == 1:
+        assert compare.current_state(room.b, r) == found[next(iter(tips))]
+
+    rest = repair(bob, r, deliver=deliver)
+    assert rest["accepted"] == len(left)
+    assert_whole(room)
+
+
+# Traffic.
+
+
+class Talker:
+    """A user who sends without a pause, in a thread."""
+
+    def __init__(self, user: Client, room_id: str) -> None:
+        # A session of its own: it is used from another thread.
+        self._user = Client(user.url, user.user_id, user.access_token)
+        self._room_id = room_id
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.sent: list[str] = []
+        self.error: Exception | None = None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def has_sent(self) -> list[str]:
+        """What was sent so far; raises what went wrong."""
+        if self.error is not None:
+            raise self.error
+        return [*self.sent]
+
+    def stop(self) -> list[str]:
+        self._stopped.set()
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+        return self.has_sent()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopped.is_set():
+                number = len(self.sent)
+                if number % 10 == 9:
+                    # Only those may who are alice, or members: everybody names themselves.
+                    profile = {"membership": "join", "displayname": f"{number}"}
+                    sent = self._user.send_state(
+                        self._room_id, "m.room.member", profile, self._user.user_id
+                    )
+                else:
+                    sent = self._user.send_message(self._room_id, f"Meanwhile {number}")
+                self.sent.append(sent)
+                time.sleep(0.1)
+        except Exception as e:
+            self.error = e
+
+
+@BOTH_DATABASES
+def test_traffic_meanwhile(braked: Braked) -> None:
+    room = braked.pair.room("10")
+    r = room.room_id
+    dora = room.a.register(f"dora{r[1:6]}".lower())
+    dora.join(r)
+    wait_for(lambda: dora.user_id in room.bob.members(r), what="B to see dora")
+    damage = make_damage(room, SMALL)
+    braked.slow(0.05)
+    talkers = [Talker(user, r) for user in (room.alice, dora, room.bob, room.carol)]
+    for talker in talkers:
+        talker.start()
+    wait_for(
+        lambda: all(len(talker.has_sent()) > 3 for talker in talkers),
+        what="everybody to say something",
+    )
+    before = {event_id for talker in talkers for event_id in talker.sent}
+    job = finished(room.bob, start(room.bob, r))
+    during = {event_id for talker in talkers for event_id in talker.sent} - before
+    wait_for(
+        lambda: all(talker.has_sent()[-1] not in before | during for talker in talkers),
+        what="everybody to say something afterwards",
+    )
+    sent = {event_id for talker in talkers for event_id in talker.stop()}
+    braked.release()
+    assert (job["status"], job["error"]) == ("complete", None)
+    assert job["accepted"] >= len(damage.lost)
+    assert len(during) > 4, "nobody said anything during the repair"
+    for event_id in sent:
+        room.wait_everywhere(event_id)
+    # Nobody may still be on the way to be the last word.
+    said = room.bob.send_message(r, "Done?")
+    room.wait_everywhere(said)
+    said = room.alice.send_message(r, "Done.")
+    room.wait_everywhere(said)
+    assert room.b.rejected(r) == room.a.rejected(r) == set()
+    assert compare.soft_failed(room.b, r) == compare.soft_failed(room.a, r) == set()
+    assert sent <= {event["event_id"] for event in room.bob.messages(r)}
+    assert sent <= {event["event_id"] for event in room.alice.messages(r)}
+    assert_whole(room)
+
+
+# The database.
+
+
+@pytest.mark.postgres
+def test_the_database_is_killed(tmp_path: Path) -> None:
+    cluster = Postgres()
+    try:
+        cluster.start()
+        with braked_pair(tmp_path / "servers", cluster) as braked:
+            room = braked.pair.room("10")
+            r, bob = room.room_id, room.bob
+            damage = make_damage(room, SMALL)
+            braked.slow(0.3)
+            job_id = start(bob, r)
+            wait_for(lambda: progress(bob, job_id)["done"] > 0, what="the repair to get going")
+            cluster.kill()
+            time.sleep(1)
+            cluster.start()
+            braked.release()
+            assert room.b.rejected(r), "the repair was over already"
+
+            def over() -> JsonDict | None:
+                try:
+                    found = progress(bob, job_id)
+                except MatrixError as e:
+                    # The first who uses a connection that is dead is told so.
+                    assert e.status == 500
+                    return None
+                return None if found["status"] in ("scheduled", "active") else found
+
+            job = wait_for(over, timeout=60, what="the repair to end") or {}
+            if job["status"] == "failed":
+                # It says what happened, and leaves a room that can be repaired.
+                assert job["error"]
+                assert health(bob, r).keys() <= {"wrongly_rejected", "stale_state"}
+                assert compare.inconsistencies(room.b, r) == {}
+                assert repair(bob, r)["accepted"] == len(damage.lost) - job["accepted"]
+            else:
+                assert_accepted_once(damage, job)
+            assert_whole(room)
+            assert dry_run(bob, r)["summary"]["accept"] == 0
+    finally:
+        cluster.close()
