@@ -157,6 +157,7 @@ class RepairRunner:
         """Carries a plan out as far as its verdicts hold; gives how many steps were done."""
         version = await self.reader.require_room(job.room_id)
         checker = self.make_checker(job.room_id, version)
+        await self.writer.prepare(plan)
         carried_out = 0
         saved = self.clock.now_ms()
         waiting = deque(chunks(plan.steps))

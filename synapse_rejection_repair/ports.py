@@ -140,6 +140,9 @@ class Checker(Protocol):
 class RoomWriter(Protocol):
     """Changes a room, through Synapse's own doors."""
 
+    async def prepare(self, plan: Plan) -> None:
+        """Gets ready for a plan: called before its first steps are applied."""
+
     async def apply(
         self, job: RepairJob, steps: Sequence[Step], checker: Checker
     ) -> list[tuple[Step, Verdict]]:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from synapse.module_api import ModuleApi
 from synapse.server import HomeServer
 
+from synapse_rejection_repair.adapter.arrivals import ArrivalHooks
 from synapse_rejection_repair.adapter.checker import EventChecker
 from synapse_rejection_repair.adapter.clock import ReactorClock
 from synapse_rejection_repair.adapter.database import Database
@@ -86,11 +87,12 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
     store = SynapseJobStore(
         database, "repair", RepairRequest, RepairProgress, this_process_writes, clock
     )
-    runner = hooks = None
+    runner = hooks = arrivals = None
     if writes_events(hs):
         hooks = PersistenceHooks(hs)
         rest = _REST_SHARED if database.shared_connection else _REST
-        writer = SynapseWriter(hs, database, reader, states, hooks, clock)
+        arrivals = ArrivalHooks(hs)
+        writer = SynapseWriter(hs, database, reader, states, hooks, arrivals, clock)
         runner = RepairRunner(store, reader, planner, writer, make_checker, clock, rest)
     background = Background(store, runner, this_process_writes, spawn)
     service = RepairService(reader, planner, store, clock, background.started)
@@ -117,6 +119,7 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         integrity,
         clock,
         hooks,
+        arrivals,
         this_process_writes,
         spawn,
     )

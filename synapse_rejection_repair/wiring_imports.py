@@ -48,6 +48,7 @@ def wire_imports(
     integrity: IntegrityCheck,
     clock: ReactorClock,
     hooks: PersistenceHooks | None,
+    arrivals: ArrivalHooks | None,
     writes_room: Callable[[str], bool],
     spawn: Callable[[Callable[[], Awaitable[None]]], object],
 ) -> Background[ImportRequest, ImportProgress]:
@@ -63,6 +64,7 @@ def wire_imports(
         integrity: verifies stored events.
         clock: the reactor's.
         hooks: into Synapse's persistence, on a process that writes events.
+        arrivals: likewise.
         writes_room: whether this process writes the events of a room.
         spawn: runs a function as a background process of Synapse's.
     """
@@ -71,8 +73,8 @@ def wire_imports(
     target = SynapseImportTarget(database, reader, admission)
     store = SynapseJobStore(database, "import", ImportRequest, ImportProgress, writes_room, clock)
     runner = None
-    if hooks is not None:
-        persistence, arrivals = hooks, ArrivalHooks(hs)
+    if hooks is not None and arrivals is not None:
+        repairing, arriving = hooks, arrivals
 
         def make_writer(
             room_id: str, room_version: str, source: Source, verify: bool
@@ -83,8 +85,8 @@ def wire_imports(
                 reader,
                 admission,
                 integrity,
-                persistence,
-                arrivals,
+                repairing,
+                arriving,
                 store,
                 clock,
                 room_id,

@@ -311,7 +311,7 @@ class Talker:
         try:
             while not self._stopped.is_set():
                 number = len(self.sent)
-                if number % 10 == 9:
+                if number % 4 == 3:
                     # Only those may who are alice, or members: everybody names themselves.
                     profile = {"membership": "join", "displayname": f"{number}"}
                     sent = self._user.send_state(
@@ -320,7 +320,7 @@ class Talker:
                 else:
                     sent = self._user.send_message(self._room_id, f"Meanwhile {number}")
                 self.sent.append(sent)
-                time.sleep(0.1)
+                time.sleep(0.25)
         except Exception as e:
             self.error = e
 
@@ -333,12 +333,13 @@ def test_traffic_meanwhile(braked: Braked) -> None:
     dora.join(r)
     wait_for(lambda: dora.user_id in room.bob.members(r), what="B to see dora")
     damage = make_damage(room, SMALL)
-    braked.slow(0.05)
+    # The repair alone is slowed down: Synapse drops what comes in faster than it is stored.
+    brake(braked.control, {"transaction": "rejection_repair_save_job", "seconds": 0.4})
     talkers = [Talker(user, r) for user in (room.alice, dora, room.bob, room.carol)]
     for talker in talkers:
         talker.start()
     wait_for(
-        lambda: all(len(talker.has_sent()) > 3 for talker in talkers),
+        lambda: all(len(talker.has_sent()) > 1 for talker in talkers),
         what="everybody to say something",
     )
     before = {event_id for talker in talkers for event_id in talker.sent}
@@ -353,13 +354,10 @@ def test_traffic_meanwhile(braked: Braked) -> None:
     assert (job["status"], job["error"]) == ("complete", None)
     assert job["accepted"] >= len(damage.lost)
     assert len(during) > 4, "nobody said anything during the repair"
+    for user in (room.bob, room.alice):
+        room.wait_everywhere(user.send_message(r, "Done."))
     for event_id in sent:
         room.wait_everywhere(event_id)
-    # Nobody may still be on the way to be the last word.
-    said = room.bob.send_message(r, "Done?")
-    room.wait_everywhere(said)
-    said = room.alice.send_message(r, "Done.")
-    room.wait_everywhere(said)
     assert room.b.rejected(r) == room.a.rejected(r) == set()
     assert compare.soft_failed(room.b, r) == compare.soft_failed(room.a, r) == set()
     assert sent <= {event["event_id"] for event in room.bob.messages(r)}

@@ -75,6 +75,7 @@ class EventChecker:
         self._room_version = KNOWN_ROOM_VERSIONS[room_version]
         self._decided: dict[str, bool] = {}
         self._batch: dict[str, EventBase] = {}
+        self._misnamed: dict[str, EventBase] = {}
         self._broken: dict[str, Verdict] = {}
         self._remembered: OrderedDict[str, EventBase] = OrderedDict()
 
@@ -86,6 +87,7 @@ class EventChecker:
     async def load(self, nodes: Sequence[Node], *, verify: bool = True) -> None:
         """Reads a batch of events and, if told so, verifies their hashes and signatures."""
         self._batch = {}
+        self._misnamed = {}
         self._broken = {}
         digests: dict[bytes, EventBase] = {}
         ids = [node.event_id for node in nodes]
@@ -99,6 +101,7 @@ class EventChecker:
                 self._broken[event_id] = Verdict(
                     Outcome.REJECT, Check.HASH, "The event's id is not the hash of the event"
                 )
+                self._misnamed[event_id] = event
                 continue
             self._batch[event_id] = event
             digests[_digest(row)] = event
@@ -111,6 +114,10 @@ class EventChecker:
     def event(self, event_id: str) -> EventBase:
         """A loaded event, as it would arrive: not rejected, not stored."""
         return self._batch[event_id]
+
+    def whatever_is_stored(self, event_id: str) -> EventBase:
+        """A loaded event, even if it is not the one that its id names."""
+        return self._batch.get(event_id) or self._misnamed[event_id]
 
     def auth_keys(self, node: Node) -> Collection[StateKey]:
         """The entries of a state that the rules look at for a loaded event."""
@@ -224,12 +231,15 @@ class EventChecker:
         event_id, json, metadata, reason, outlier = row
         accepted = fresh or self._decided.get(event_id, reason is None)
         internal_metadata = db_to_json(metadata)
+        event_dict = db_to_json(json)
         if fresh:
+            # Synapse finds out anew what the event replaces, and keeps what is there if nothing.
+            event_dict.get("unsigned", {}).pop("replaces_state", None)
             internal_metadata = {
                 k: internal_metadata[k] for k in _KEPT_METADATA if k in internal_metadata
             }
         event = make_event_from_dict(
-            event_dict=db_to_json(json),
+            event_dict=event_dict,
             room_version=self._room_version,
             internal_metadata_dict=internal_metadata,
             rejected_reason=None if accepted else (reason or "auth_error"),

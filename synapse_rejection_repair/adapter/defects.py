@@ -12,6 +12,7 @@ from synapse.storage.engines import PostgresEngine
 
 from synapse_rejection_repair.adapter.database import Database, batches
 from synapse_rejection_repair.adapter.nodes import references
+from synapse_rejection_repair.adapter.tables import JOURNAL
 from synapse_rejection_repair.domain.health import Finding
 from synapse_rejection_repair.domain.model import StateIds, StateKey
 from synapse_rejection_repair.ports import Clock, StateReader
@@ -66,7 +67,8 @@ _SEARCHABLE = f"""
         AND NOT EXISTS (SELECT 1 FROM redactions AS rd WHERE rd.redacts = e.event_id)"""
 
 # An event was given the state of the events before it when it was stored, so a different
-# group is an error only where the event before it was here by then.
+# group is an error only where the event before it was here by then, under whatever stream
+# ordering it was stored anew since.
 _OTHER_STATE = f"""
     SELECT e.event_id, e.type, e.state_key, g.state_group, pg.state_group
     FROM ({_WINDOW}) AS w
@@ -79,7 +81,9 @@ _OTHER_STATE = f"""
     LEFT JOIN state_group_edges AS sge
         ON sge.state_group = g.state_group AND sge.prev_state_group = pg.state_group
     WHERE r.event_id IS NULL AND NOT e.outlier AND NOT p.outlier
-        AND p.stream_ordering < e.stream_ordering
+        AND (p.stream_ordering < e.stream_ordering OR EXISTS (
+            SELECT 1 FROM {JOURNAL} AS j
+            WHERE j.event_id = p.event_id AND j.action = 'receive'))
         AND g.state_group <> pg.state_group
         AND (e.state_key IS NULL OR sge.state_group IS NULL)
         AND (SELECT COUNT(*) FROM event_edges AS n WHERE n.event_id = e.event_id) = 1"""

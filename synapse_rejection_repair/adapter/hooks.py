@@ -1,15 +1,16 @@
-"""Two places inside Synapse's event persistence at which a repair takes part in its work.
+"""Three places inside Synapse's event persistence at which a repair takes part in its work.
 
-Both are methods of one object on the process that writes a room's events, wrapped on
-that object. For events that no repair has announced they only look into an empty dict.
+All are methods of one object on the process that writes a room's events, wrapped on
+that object. For events that no repair has announced, two only look into an empty dict.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from synapse.events.snapshot import EventPersistencePair
 from synapse.server import HomeServer
 from synapse.storage.database import LoggingTransaction
 
@@ -21,9 +22,13 @@ TakeAway = Callable[[LoggingTransaction, Collection[str]], TakenAway]
 class PersistenceHooks:
     """Lets a repair act in Synapse's own transaction and in its own queue of a room's writes.
 
-    Wraps `PersistEventsStore._persist_events_txn` and
-    `EventsPersistenceStorageController._update_current_state` (read in Synapse 1.151.0
-    and 1.163.2).
+    Wraps `PersistEventsStore._persist_events_txn` and, of
+    `EventsPersistenceStorageController`, `_update_current_state` and
+    `_get_new_state_after_events` (read in Synapse 1.151.0 and 1.163.2).
+
+    The last one refuses a batch of accepted events with a rejected one among them, though
+    Synapse itself batches what waits to be stored: a repair, which many events wait for,
+    would fail, and lose what others send to the room, wherever one of those is rejected.
 
     Args:
         hs: a homeserver process that writes events.
@@ -40,8 +45,10 @@ class PersistenceHooks:
 
         self._persist_txn = persist_events._persist_events_txn
         self._update_state = controller._update_current_state
+        self._get_new_state = controller._get_new_state_after_events
         persist_events._persist_events_txn = self._persist_events_txn  # type: ignore[method-assign]
         controller._update_current_state = self._update_current_state  # type: ignore[method-assign,assignment]
+        controller._get_new_state_after_events = self._get_new_state_after_events  # type: ignore[method-assign]
 
     @contextmanager
     def storing_anew(self, event_ids: Collection[str], take_away: TakeAway) -> Iterator[None]:
@@ -94,3 +101,14 @@ class PersistenceHooks:
         if before is not None:
             await before()
         await self._update_state(room_id, task)
+
+    async def _get_new_state_after_events(
+        self,
+        room_id: str,
+        events_context: Sequence[EventPersistencePair],
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        # A rejected event has no part in the state after a batch.
+        accepted = [(event, context) for event, context in events_context if not context.rejected]
+        return await self._get_new_state(room_id, accepted, *args, **kwargs)

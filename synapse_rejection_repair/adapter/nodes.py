@@ -16,7 +16,7 @@ _NODE_SQL = """
     SELECT e.event_id, e.type, e.sender, e.origin_server_ts, e.depth, e.stream_ordering,
            e.outlier, r.reason, ej.json
     FROM events AS e
-    INNER JOIN event_json AS ej USING (event_id)
+    LEFT JOIN event_json AS ej USING (event_id)
     LEFT JOIN rejections AS r USING (event_id)
     WHERE """
 
@@ -47,7 +47,8 @@ async def read_nodes(
 
 def _node(row: tuple[Any, ...], damaged: Collection[str]) -> Node:
     event_id, type_, sender, ts, depth, stream_ordering, outlier, reason, json = row
-    event = db_to_json(json)
+    # Without its JSON, an event is a node that nothing is known to tie to others.
+    event = {} if json is None else db_to_json(json)
     state_key = event.get("state_key")
     return Node(
         event_id=sys.intern(event_id),

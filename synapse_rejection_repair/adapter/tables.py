@@ -36,6 +36,7 @@ _SCHEMA = (
         original_rows TEXT NOT NULL,
         PRIMARY KEY (job_id, event_id, action)
     )""",
+    f"CREATE INDEX IF NOT EXISTS {JOURNAL}_event ON {JOURNAL} (event_id)",
 )
 
 

@@ -12,6 +12,7 @@ from synapse.storage.database import LoggingTransaction
 from synapse.types import StreamKeyType
 from synapse.types.state import StateFilter
 
+from synapse_rejection_repair.adapter.arrivals import ArrivalHooks
 from synapse_rejection_repair.adapter.checker import EventChecker
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.door import PersistenceDoor
@@ -19,6 +20,7 @@ from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.reader import SynapseReader
 from synapse_rejection_repair.adapter.takeaway import TakenAway, journal, take_away
 from synapse_rejection_repair.domain.extremities import forward_extremities
+from synapse_rejection_repair.domain.imports import lowest_of
 from synapse_rejection_repair.domain.model import StateIds, StateKey, Verdict
 from synapse_rejection_repair.domain.plan import Action, Plan, Step
 from synapse_rejection_repair.domain.repair import RepairJob
@@ -34,6 +36,7 @@ class SynapseWriter:
         reader: reads rooms.
         states: resolves states.
         hooks: into Synapse's persistence.
+        arrivals: gives events the stream orderings that were set aside for them.
         clock: tells the time.
     """
 
@@ -44,6 +47,7 @@ class SynapseWriter:
         reader: SynapseReader,
         states: StateReader,
         hooks: PersistenceHooks,
+        arrivals: ArrivalHooks,
         clock: Clock,
     ) -> None:
         self._storage = hs.get_storage_controllers()
@@ -56,7 +60,18 @@ class SynapseWriter:
         self._reader = reader
         self._states = states
         self._hooks = hooks
+        self._arrivals = arrivals
+        self._orderings: dict[str, int] = {}
         self._clock = clock
+
+    async def prepare(self, plan: Plan) -> None:
+        """Sets stream orderings aside for what becomes history, which rise along it.
+
+        Synapse's own fall, since it counts the orderings of the past down.
+        """
+        history = [s.node.event_id for s in plan.steps if s.backfill]
+        spans = await self._arrivals.reserve(len(history))
+        self._orderings.update(zip(history, lowest_of(spans, len(history)), strict=True))
 
     async def apply(
         self, job: RepairJob, steps: Sequence[Step], checker: Checker
@@ -140,7 +155,12 @@ class SynapseWriter:
                 txn, job.room_id, event_ids, damaged & set(event_ids), job.job_id, action, now
             )
 
-        with self._hooks.storing_anew([event.event_id for event, _ in pairs], take):
+        ids = [event.event_id for event, _ in pairs]
+        orderings = {i: self._orderings.pop(i) for i in ids if i in self._orderings}
+        with (
+            self._arrivals.arriving(orderings, orderings, lambda txn, stored: None),
+            self._hooks.storing_anew(ids, take),
+        ):
             await self._door.store(pairs, backfilled=steps[0].backfill)
 
     async def _merges(self, event: EventBase, known: dict[str, int]) -> bool:
@@ -222,13 +242,13 @@ class SynapseWriter:
         known: dict[str, int] = {}
         pairs: list[tuple[EventBase, EventContext]] = []
         for step in steps:
-            event = checker.event(step.node.event_id)
+            event = checker.whatever_is_stored(step.node.event_id)
             context = await self._context(job.room_id, event, known, checker)
             if step.node.rejected:
                 context.rejected = RejectedReason.AUTH_ERROR
             group = context.state_group_before_event if step.node.rejected else context.state_group
             assert group is not None
-            known[event.event_id] = group
+            known[step.node.event_id] = group
             pairs.append((event, context))
             await self._clock.breathe()
         before = await self._reader.state_groups(known)

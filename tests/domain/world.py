@@ -341,6 +341,9 @@ class World:
 
     # RoomWriter.
 
+    async def prepare(self, plan: Plan) -> None:
+        pass
+
     async def apply(
         self, job: RepairJob, steps: Sequence[Step], checker: Checker
     ) -> list[tuple[Step, Verdict]]:
