@@ -320,7 +320,7 @@ class Talker:
                 else:
                     sent = self._user.send_message(self._room_id, f"Meanwhile {number}")
                 self.sent.append(sent)
-                time.sleep(0.25)
+                time.sleep(0.4)
         except Exception as e:
             self.error = e
 
@@ -343,7 +343,7 @@ def test_traffic_meanwhile(braked: Braked) -> None:
         what="everybody to say something",
     )
     before = {event_id for talker in talkers for event_id in talker.sent}
-    job = finished(room.bob, start(room.bob, r))
+    job = finished(room.bob, start(room.bob, r), timeout=120)
     during = {event_id for talker in talkers for event_id in talker.sent} - before
     wait_for(
         lambda: all(talker.has_sent()[-1] not in before | during for talker in talkers),
