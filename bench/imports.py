@@ -23,7 +23,7 @@ from tests.oldworld import OVER, job_path, room_path, sources
 _IDLE_SECONDS = 15
 
 
-def run(events: int, database: str, synapse: str, latency: bool) -> None:
+def run(events: int, database: str, synapse: str, latency: bool, checks: bool) -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         b_database = None
@@ -37,7 +37,10 @@ def run(events: int, database: str, synapse: str, latency: bool) -> None:
             folder / "b",
             install=INSTALLS[synapse],
             database=b_database,
-            modules=sources(old=a.database.synapse_config()),
+            modules=[
+                *sources(old=a.database.synapse_config()),
+                *([] if checks else [{"module": "bench.ready.WithoutChecks", "config": {}}]),
+            ],
             log_level="WARNING",
         )
         stack.callback(a.stop)
@@ -111,8 +114,17 @@ def main() -> None:
     parser.add_argument("--database", choices=("sqlite", "postgres"), default="sqlite")
     parser.add_argument("--synapse", choices=sorted(INSTALLS), default="newest")
     parser.add_argument("--latency", action="store_true", help="measure other rooms too")
+    parser.add_argument(
+        "--no-checks", action="store_true", help="Synapse's persistence alone, for comparison"
+    )
     arguments = parser.parse_args()
-    run(arguments.events, arguments.database, arguments.synapse, arguments.latency)
+    run(
+        arguments.events,
+        arguments.database,
+        arguments.synapse,
+        arguments.latency,
+        not arguments.no_checks,
+    )
 
 
 if __name__ == "__main__":

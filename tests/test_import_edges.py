@@ -185,3 +185,58 @@ def test_the_room_goes_on_meanwhile(tmp_path: Path) -> None:
         told = world.bob.sync(world.since)["rooms"]["join"][world.room_id]["timeline"]["events"]
         assert [e["event_id"] for e in told] == sent
         assert world.b.errors_in_log() == []
+
+
+def test_swapped_and_strange_events(tmp_path: Path) -> None:
+    """The JSON of one event under the id of another, and an event of another room."""
+    strange: dict[str, str] = {}
+
+    def spoil(world: OldWorld) -> None:
+        other = world.alice.create_room("11")
+        strange["room"], strange["event"] = other, world.alice.send_message(other, "Elsewhere")
+
+    with old_world(tmp_path, "11", messages=12, spoil=spoil) as world:
+        a = world.a.database
+        one, two = world.messages[2], world.messages[6]
+        texts = {
+            i: a.value("SELECT json FROM event_json WHERE event_id = ?", i) for i in (one, two)
+        }
+        a.execute("UPDATE event_json SET json = ? WHERE event_id = ?", texts[two], one)
+        a.execute("UPDATE event_json SET json = ? WHERE event_id = ?", texts[one], two)
+        for table in ("events", "event_json"):
+            a.execute(
+                f"UPDATE {table} SET room_id = ? WHERE event_id = ?",
+                world.room_id,
+                strange["event"],
+            )
+        theirs = accepted(world.a, world.room_id)
+        summary = world.dry_run()
+        assert summary["bad_hash"] == 2
+        job = world.import_room()
+        assert (job["status"], job["skipped"]) == (
+            "complete",
+            {"bad_event_id": 2, "other_room": 1},
+        ), job
+        assert theirs - accepted(world.b, world.room_id) == {one, two, strange["event"]}
+        assert job["imported"] == summary["to_import"]
+        assert untouched(world.b, world.bob, world.room_id) == world.facts
+        assert world.b.errors_in_log() == []
+
+
+def test_events_in_a_circle(tmp_path: Path) -> None:
+    """In room version 1 ids are no hashes, so a database can say that an event follows itself."""
+    with old_world(tmp_path, "1", messages=12) as world:
+        a = world.a.database
+        early, late = world.messages[2], world.messages[8]
+        pdu = json.loads(a.value("SELECT json FROM event_json WHERE event_id = ?", early))
+        pdu["prev_events"] = [[late, {"sha256": "AAAA"}]]
+        a.execute("UPDATE event_json SET json = ? WHERE event_id = ?", json.dumps(pdu), early)
+        theirs = accepted(world.a, world.room_id)
+        job = world.import_room()
+        assert (job["status"], job["skipped"]) == ("complete", {}), job
+        # Its content is not what was hashed any more.
+        assert world.bob.event(world.room_id, early)["content"] == {}
+        assert theirs <= accepted(world.b, world.room_id)
+        assert untouched(world.b, world.bob, world.room_id) == world.facts
+        # With signatures, it would not have come in.
+        assert world.b.errors_in_log() == []

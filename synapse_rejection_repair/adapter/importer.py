@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterable, Sequence
 
 import attr
 from synapse.api.constants import EventTypes, RejectedReason
+from synapse.api.errors import AuthError, EventSizeError
+from synapse.event_auth import validate_event_for_room_version
 from synapse.events import EventBase, make_event_from_dict
 from synapse.events.snapshot import EventContext
 from synapse.server import HomeServer
@@ -37,11 +39,22 @@ from synapse_rejection_repair.domain.imports import (
     lowest_of,
 )
 from synapse_rejection_repair.domain.listing import Listing, Page
-from synapse_rejection_repair.domain.model import Check, Node, Outcome, StateIds, StateKey, Verdict
+from synapse_rejection_repair.domain.model import (
+    ACCEPTED,
+    Check,
+    Node,
+    Outcome,
+    StateIds,
+    StateKey,
+    Verdict,
+)
 from synapse_rejection_repair.ports import Clock, Source, StateLookup
 
 _REMEMBERED_GROUPS = 20_000
 """Of how many events the state group is kept in memory."""
+
+_REMEMBERED_CASES = 10_000
+"""How many outcomes of the authorization rules are kept in memory."""
 
 _PER_TRANSACTION = 100
 """How many events are handed to Synapse at once: as many as it stores in one transaction."""
@@ -68,6 +81,8 @@ class ArrivalChecker(EventChecker):
 
     def keep(self, event: EventBase, rejected: bool) -> None:
         """Takes an event as decided, and ready to be cited, before it is stored."""
+        if not event.is_state():
+            return
         if rejected:
             event = make_event_from_dict(
                 event.get_pdu_json(), event.room_version, rejected_reason=RejectedReason.AUTH_ERROR
@@ -229,6 +244,7 @@ class SynapseImportWriter:
         self._room_version = room_version
         self._source = source
         self._keys_from = source if verify else None
+        self._allowed: OrderedDict[_Case, None] = OrderedDict()
         self._checker = ArrivalChecker(hs, database, integrity, clock, room_id, room_version)
         self._groups: OrderedDict[str, int] = OrderedDict()
         self._pending: dict[str, _Outcome] = {}
@@ -374,9 +390,18 @@ class SynapseImportWriter:
         self._checker.keep(event, rejected)
 
     async def _verdict(self, event: EventBase, context: EventContext | None) -> Verdict:
+        case = _case(event, context)
+        if case is not None and case in self._allowed:
+            self._allowed.move_to_end(case)
+            return _validity(event)
         self._checker.arrive(event)
         lookup = None if context is None else _lookup(context)
-        return await self._checker.check(_node(event), lookup, force=False)
+        verdict = await self._checker.check(_node(event), lookup, force=False)
+        if case is not None and verdict.accepted:
+            self._allowed[case] = None
+            while len(self._allowed) > _REMEMBERED_CASES:
+                self._allowed.popitem(last=False)
+        return verdict
 
     async def _context(self, event: EventBase, groups: dict[str, int]) -> EventContext:
         distinct = set(groups.values())
@@ -537,6 +562,32 @@ class SynapseImportWriter:
                 for s in left_out
             ],
         )
+
+
+_Case = tuple[str, str, tuple[str, ...], int]
+
+
+def _case(event: EventBase, context: EventContext | None) -> _Case | None:
+    """What the authorization rules look at of a message; `None` where they look at more.
+
+    Of an event that is neither state nor a redaction, the rules see nothing but who sent
+    it, its type, and the events that they are run against ("Authorization rules" of the
+    room versions).
+    """
+    if context is None or context.state_group_before_event is None:
+        return None
+    if event.is_state() or event.type == EventTypes.Redaction:
+        return None
+    group = context.state_group_before_event
+    return (event.type, event.sender, tuple(event.auth_event_ids()), group)
+
+
+def _validity(event: EventBase) -> Verdict:
+    try:
+        validate_event_for_room_version(event)
+    except (AuthError, EventSizeError) as e:
+        return Verdict(Outcome.REJECT, Check.VALIDITY, e.msg)
+    return ACCEPTED
 
 
 def _node(event: EventBase) -> Node:
