@@ -25,8 +25,11 @@ _CHUNK = 100
 _SAVE_EVERY_MS = 500
 """How often a job's progress is written, in milliseconds."""
 
-_SETTLE_SECONDS = 60.0
-"""How long the end of a job waits for events that were on their way in, in seconds."""
+_SETTLE_SECONDS = 20.0
+"""How long the end of a job waits for events that were on their way in, in seconds.
+
+Not for ever: an event that Synapse fails at stays on its way in.
+"""
 
 _FRUITLESS_PASSES = 3
 """After how many passes without a single step carried out a job gives up."""

@@ -29,6 +29,7 @@ from synapse_rejection_repair.domain.model import (
     StateKey,
     Verdict,
 )
+from synapse_rejection_repair.errors import StepFailed
 from synapse_rejection_repair.ports import Clock, StateLookup
 
 _REMEMBERED = 2000
@@ -112,7 +113,13 @@ class EventChecker:
         await self.events(auth_ids)
 
     def event(self, event_id: str) -> EventBase:
-        """A loaded event, as it would arrive: not rejected, not stored."""
+        """A loaded event, as it would arrive: not rejected, not stored.
+
+        Raises:
+            StepFailed: what is stored is not the event that the id names.
+        """
+        if event_id not in self._batch:
+            raise StepFailed(event_id, "what is stored of it is not the event that its id names")
         return self._batch[event_id]
 
     def whatever_is_stored(self, event_id: str) -> EventBase:
