@@ -106,6 +106,9 @@ class StateReader(Protocol):
     async def full(self, group: int) -> StateIds:
         """All entries of a stored state group."""
 
+    async def after(self, room_id: str, event_ids: Collection[str]) -> StateIds:
+        """The state after some events, as Synapse resolves it from what is stored."""
+
     async def resolve(
         self, room_id: str, room_version: str, states: Sequence[StateIds], checker: Checker
     ) -> StateIds:

@@ -422,19 +422,7 @@ def damaged(pair: Pair) -> dict[str, Case]:
     return cases
 
 
-NOT_FOUND_YET = {
-    "states_that_were_not_recomputed_at_a_merge": "health compares states along single edges only",
-}
-
-
-@pytest.fixture(
-    params=[
-        pytest.param(name, marks=pytest.mark.xfail(reason=NOT_FOUND_YET[name]))
-        if name in NOT_FOUND_YET
-        else name
-        for name in CASES
-    ]
-)
+@pytest.fixture(params=list(CASES))
 def damage(damaged: dict[str, Case], request: pytest.FixtureRequest) -> Case:
     return damaged[request.param]
 

@@ -100,6 +100,7 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "StateHandler.compute_event_context",
         ("event", "state_ids_before_event", "partial_state"),
     ),
+    ("synapse.state", "StateHandler.compute_state_after_events", ("room_id", "event_ids")),
     (
         "synapse.state.v1",
         "resolve_events_with_store",

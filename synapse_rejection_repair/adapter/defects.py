@@ -12,7 +12,7 @@ from synapse.storage.engines import PostgresEngine
 
 from synapse_rejection_repair.adapter.database import Database, batches
 from synapse_rejection_repair.adapter.nodes import references
-from synapse_rejection_repair.adapter.tables import JOURNAL
+from synapse_rejection_repair.adapter.tables import JOBS, JOURNAL
 from synapse_rejection_repair.domain.health import Finding
 from synapse_rejection_repair.domain.model import StateIds, StateKey
 from synapse_rejection_repair.ports import Clock, StateReader
@@ -88,6 +88,18 @@ _OTHER_STATE = f"""
         AND (e.state_key IS NULL OR sge.state_group IS NULL)
         AND (SELECT COUNT(*) FROM event_edges AS n WHERE n.event_id = e.event_id) = 1"""
 
+# Where branches meet, the state has to be resolved: looked at only behind repaired events.
+_MERGES = f"""
+    SELECT DISTINCT e.event_id, e.type, e.state_key, g.state_group
+    FROM {JOBS} AS job
+    INNER JOIN {JOURNAL} AS j ON j.job_id = job.job_id AND j.action = 'receive'
+    INNER JOIN event_edges AS ee ON ee.prev_event_id = j.event_id
+    INNER JOIN events AS e ON e.event_id = ee.event_id
+    INNER JOIN event_to_state_groups AS g ON g.event_id = e.event_id
+    LEFT JOIN rejections AS r ON r.event_id = e.event_id
+    WHERE job.room_id = ? AND r.event_id IS NULL AND NOT e.outlier
+        AND (SELECT COUNT(*) FROM event_edges AS n WHERE n.event_id = e.event_id) > 1"""
+
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)
 class DefectScan:
@@ -125,7 +137,41 @@ class DefectScan:
                     found.setdefault(Finding.STALE_STATE, []).append(event_id)
             position = await self._next(window)
             await self.clock.breathe()
+        for event_id in await self._wrong_merges(room_id):
+            found.setdefault(Finding.STALE_STATE, []).append(event_id)
         return found
+
+    async def _wrong_merges(self, room_id: str) -> list[str]:
+        """The events behind repaired ones whose state is not that of all events before them."""
+        merges = await self.database.rows("scan_merges", _MERGES, (room_id,))
+        prevs: dict[str, list[str]] = {}
+        for event_id, prev in await self.database.rows_of(
+            "scan_merged",
+            "SELECT event_id, prev_event_id FROM event_edges WHERE",
+            [row[0] for row in merges],
+            "event_id",
+        ):
+            prevs.setdefault(event_id, []).append(prev)
+        ids = {prev for found in prevs.values() for prev in found}
+        with_state = await self.database.rows_of(
+            "scan_merged_states",
+            "SELECT g.event_id FROM event_to_state_groups AS g"
+            " INNER JOIN events AS e ON e.event_id = g.event_id WHERE NOT e.outlier AND",
+            ids,
+            "g.event_id",
+        )
+        known = {event_id for (event_id,) in with_state}
+        wrong = []
+        for event_id, type_, state_key, group in merges:
+            if not known.issuperset(prevs[event_id]):
+                continue
+            expected = dict(await self.states.after(room_id, prevs[event_id]))
+            if state_key is not None:
+                expected[type_, state_key] = event_id
+            if await self.states.full(group) != expected:
+                wrong.append(event_id)
+            await self.clock.breathe()
+        return wrong
 
     async def _next(self, window: tuple[str, int, int]) -> int | None:
         ((count, last),) = await self.database.rows(

@@ -48,6 +48,7 @@ class SynapseStates:
         self._clock = hs.get_clock()
         self._stores = hs.get_datastores()
         self._states = hs.get_storage_controllers().state
+        self._handler = hs.get_state_handler()
 
     async def entries(self, group: int, keys: Collection[StateKey]) -> StateIds:
         """Some entries of a stored state group."""
@@ -56,6 +57,11 @@ class SynapseStates:
     async def full(self, group: int) -> StateIds:
         """All entries of a stored state group."""
         return await self._read(group, StateFilter.all())
+
+    async def after(self, room_id: str, event_ids: Collection[str]) -> StateIds:
+        """The state after some events, as Synapse resolves it from what is stored."""
+        state = await self._handler.compute_state_after_events(room_id, list(event_ids))
+        return dict(state)
 
     async def _read(self, group: int, which: StateFilter) -> StateIds:
         states = await self._states.get_state_for_groups([group], which)

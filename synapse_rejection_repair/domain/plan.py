@@ -155,6 +155,7 @@ class RoomFacts:
                 ),
                 "stale": sorted(self.stale),
                 "unindexed": sorted(self.unindexed),
+                "unfinished": sorted(self.unfinished),
                 "extremities": sorted(self.bad_extremities),
                 "state": sorted((*k, v) for k, v in self.current_state.items()),
             }

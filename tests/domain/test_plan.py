@@ -94,7 +94,6 @@ NODES = facts().suspects
         pytest.param(
             {"unfinished": draw("W@17[topic]")},
             id="left by a job that was cut short",
-            marks=pytest.mark.xfail(reason="the digest does not contain it yet"),
         ),
         pytest.param({"unindexed": draw("V@16")}, id="something else unindexed"),
         pytest.param({"bad_extremities": frozenset()}, id="no bad extremities"),
