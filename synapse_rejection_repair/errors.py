@@ -12,9 +12,6 @@ class RepairError(Exception):
     As a string it is one sentence that says what is wrong and, where possible, what to do.
     """
 
-    def __str__(self) -> str:
-        raise NotImplementedError
-
 
 @attr.s(frozen=True, auto_exc=True, auto_attribs=True)
 class InvalidParam(RepairError):
