@@ -13,7 +13,8 @@ from synapse.events import make_event_from_dict
 from synapse.module_api import ModuleApi
 
 from synapse_rejection_repair.adapter.admission import Admission, Admitted
-from synapse_rejection_repair.adapter.importer import SynapseImportWriter
+from synapse_rejection_repair.adapter.arrival_checker import ArrivalChecker
+from synapse_rejection_repair.adapter.arrival_outliers import ArrivalOutliers
 from synapse_rejection_repair.domain.model import ACCEPTED
 
 
@@ -34,5 +35,5 @@ class WithoutChecks:
             return []
 
         Admission.check = check  # type: ignore[assignment,method-assign]
-        SynapseImportWriter._verdict = verdict  # type: ignore[method-assign]
-        SynapseImportWriter._missing = missing  # type: ignore[method-assign]
+        ArrivalChecker.verdict = verdict  # type: ignore[method-assign]
+        ArrivalOutliers.missing = missing  # type: ignore[method-assign]

@@ -30,12 +30,9 @@ from synapse_rejection_repair.domain.repair import RepairProgress, RepairRequest
 from synapse_rejection_repair.jobs import RepairRunner
 from synapse_rejection_repair.planner import Planner
 from synapse_rejection_repair.repair import RepairService
-from synapse_rejection_repair.rest.repairs import (
-    RepairCancelServlet,
-    RepairServlet,
-    RepairsServlet,
-    RepairStatusServlet,
-)
+from synapse_rejection_repair.rest import serialise
+from synapse_rejection_repair.rest.jobs import JobCancelServlet, JobsServlet, JobStatusServlet
+from synapse_rejection_repair.rest.repairs import RepairServlet
 from synapse_rejection_repair.rest.resource import AdminResource
 from synapse_rejection_repair.rest.rooms import (
     DiagnosisServlet,
@@ -104,9 +101,9 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         DiagnosisServlet(base, diagnostician),
         HealthServlet(base, diagnostician),
         RepairServlet(base, service),
-        RepairsServlet(base, store),
-        RepairStatusServlet(base, store),
-        RepairCancelServlet(base, store),
+        JobsServlet(base, "repairs", store, serialise.repair),
+        JobStatusServlet(base, "repairs", store, serialise.repair),
+        JobCancelServlet(base, "repairs", store, serialise.repair),
     ):
         servlet.register(resource)
     imports = wire_imports(

@@ -11,11 +11,11 @@ from synapse_rejection_repair.adapter.arrivals import ArrivalHooks
 from synapse_rejection_repair.adapter.clock import ReactorClock
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
-from synapse_rejection_repair.adapter.importer import (
+from synapse_rejection_repair.adapter.import_target import (
     SynapseImportTarget,
-    SynapseImportWriter,
     SynapseSkippedList,
 )
+from synapse_rejection_repair.adapter.import_writer import SynapseImportWriter
 from synapse_rejection_repair.adapter.integrity import IntegrityCheck
 from synapse_rejection_repair.adapter.jobstore import SynapseJobStore
 from synapse_rejection_repair.adapter.process import requests_begun
@@ -23,17 +23,18 @@ from synapse_rejection_repair.adapter.reader import SynapseReader
 from synapse_rejection_repair.background import Background
 from synapse_rejection_repair.config import SourceConfig
 from synapse_rejection_repair.domain.imports import ImportProgress, ImportRequest
-from synapse_rejection_repair.importing import ImportRunner, ImportService
-from synapse_rejection_repair.ports import Source
+from synapse_rejection_repair.import_jobs import ImportRunner
+from synapse_rejection_repair.importing import ImportService
+from synapse_rejection_repair.ports_imports import Source
+from synapse_rejection_repair.rest import serialise
 from synapse_rejection_repair.rest.imports import (
-    ImportCancelServlet,
     ImportServlet,
     ImportSkippedServlet,
     ImportsServlet,
-    ImportStatusServlet,
     SourceRoomsServlet,
     SourcesServlet,
 )
+from synapse_rejection_repair.rest.jobs import JobCancelServlet, JobStatusServlet
 from synapse_rejection_repair.rest.resource import AdminResource
 from synapse_rejection_repair.sources.registry import ConfiguredSources
 
@@ -104,9 +105,9 @@ def wire_imports(
         SourceRoomsServlet(base, service),
         ImportServlet(base, service),
         ImportsServlet(base, service, store),
-        ImportStatusServlet(base, store),
+        JobStatusServlet(base, "imports", store, serialise.import_),
         ImportSkippedServlet(base, store, SynapseSkippedList(database)),
-        ImportCancelServlet(base, store),
+        JobCancelServlet(base, "imports", store, serialise.import_),
     ):
         servlet.register(resource)
     return background

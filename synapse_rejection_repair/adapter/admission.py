@@ -20,7 +20,8 @@ from unpaddedbase64 import decode_base64
 
 from synapse_rejection_repair.adapter.integrity import signers
 from synapse_rejection_repair.domain.imports import Skip, Skipped, SourceEvent
-from synapse_rejection_repair.ports import Clock, Source
+from synapse_rejection_repair.ports import Clock
+from synapse_rejection_repair.ports_imports import Source
 
 _Keys = dict[tuple[str, str], VerifyKey]
 

@@ -1,4 +1,4 @@
-"""Importing old history, and `/imports` to follow what was begun."""
+"""`/sources`, and importing old history out of them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ import attr
 from synapse.http.servlet import RestServlet
 from synapse.http.site import SynapseRequest
 
-from synapse_rejection_repair.domain.imports import MAX_RATE, ImportJob, ImportRequest, Skipped
-from synapse_rejection_repair.domain.job import Status
+from synapse_rejection_repair.domain.imports import (
+    MAX_RATE,
+    ImportProgress,
+    ImportRequest,
+    Skipped,
+)
 from synapse_rejection_repair.domain.model import JsonDict
 from synapse_rejection_repair.errors import InvalidParam
 from synapse_rejection_repair.importing import Imports, ImportService, RoomImport
-from synapse_rejection_repair.ports import SkippedList
+from synapse_rejection_repair.ports_imports import SkippedList
 from synapse_rejection_repair.rest import params, serialise
 from synapse_rejection_repair.rest.errors import to_http
+from synapse_rejection_repair.rest.jobs import JobsServlet
 from synapse_rejection_repair.rest.paths import pattern
 
 _OPTIONS = ("source", "dry_run", "verify_signatures", "events_per_second")
 _MAX_ROOMS = 1000
-JOB_ORDERS = ("created_ts", "room_id", "status", "started_ts", "finished_ts")
 SOURCE_ROOM_ORDERS = ("room_id", "events")
 SKIPPED_ORDERS = ("ts", "event_id")
 
@@ -70,59 +74,28 @@ class ImportServlet(RestServlet):
         params.query(request, ())
         body = params.body(request, _OPTIONS)
         wanted = _import_request(body)
-        if _boolean(body, "dry_run", True):
+        if params.boolean(body, "dry_run", True):
             summary = await self._service.dry_run(room_id, wanted)
             return HTTPStatus.OK, {"dry_run": True, "summary": attr.asdict(summary)}
         job = await self._service.start(room_id, wanted)
         return HTTPStatus.OK, {"import_id": job.job_id}
 
 
-class ImportsServlet(RestServlet):
+class ImportsServlet(JobsServlet[ImportRequest, ImportProgress]):
     """`/imports`: `GET` all imports, the newest first; `POST` imports of many rooms."""
 
     def __init__(self, base: str, service: ImportService, store: Imports) -> None:
-        super().__init__()
-        self.PATTERNS = pattern(base, "/imports")
+        super().__init__(base, "imports", store, serialise.import_)
         self._service = service
-        self._store = store
-
-    async def on_GET(self, request: SynapseRequest) -> tuple[int, JsonDict]:
-        """Answers with a page of the list."""
-        query = params.query(request, (*params.PAGE, "room_id", "status"))
-        page = params.page(query, JOB_ORDERS, newest_first=True)
-        status = query.get("status")
-        if status is not None and status not in [s.value for s in Status]:
-            raise InvalidParam("status", f"must be one of: {', '.join(s.value for s in Status)}")
-        room_id = query.get("room_id")
-        jobs = await self._store.page(
-            page,
-            None if room_id is None else params.room_id(room_id),
-            None if status is None else Status(status),
-        )
-        return HTTPStatus.OK, serialise.listing("imports", jobs, page, _import)
 
     async def on_POST(self, request: SynapseRequest) -> tuple[int, JsonDict]:
         """Answers with what came of each room: a summary, the id of a job, or an error."""
         params.query(request, ())
         body = params.body(request, (*_OPTIONS, "room_ids"))
         wanted = _import_request(body)
-        dry_run = _boolean(body, "dry_run", True)
+        dry_run = params.boolean(body, "dry_run", True)
         found = await self._service.many(_room_ids(body), wanted, dry_run=dry_run)
         return HTTPStatus.OK, {"dry_run": dry_run, "rooms": [_room(r) for r in found]}
-
-
-class ImportStatusServlet(RestServlet):
-    """`GET /imports/{id}`: one import."""
-
-    def __init__(self, base: str, store: Imports) -> None:
-        super().__init__()
-        self.PATTERNS = pattern(base, "/imports/(?P<import_id>[^/]+)")
-        self._store = store
-
-    async def on_GET(self, request: SynapseRequest, import_id: str) -> tuple[int, JsonDict]:
-        """Answers with the import's progress."""
-        params.query(request, ())
-        return HTTPStatus.OK, _import(await self._store.get(params.job_id(import_id)))
 
 
 class ImportSkippedServlet(RestServlet):
@@ -140,42 +113,6 @@ class ImportSkippedServlet(RestServlet):
         job = await self._store.get(params.job_id(import_id))
         found = await self._skipped.page(job.job_id, page)
         return HTTPStatus.OK, serialise.listing("skipped", found, page, _skipped)
-
-
-class ImportCancelServlet(RestServlet):
-    """`POST /imports/{id}/cancel`: stops an import between two batches."""
-
-    def __init__(self, base: str, store: Imports) -> None:
-        super().__init__()
-        self.PATTERNS = pattern(base, "/imports/(?P<import_id>[^/]+)/cancel")
-        self._store = store
-
-    async def on_POST(self, request: SynapseRequest, import_id: str) -> tuple[int, JsonDict]:
-        """Answers with the import's progress."""
-        import_id = params.job_id(import_id)
-        params.query(request, ())
-        params.body(request, ())
-        return HTTPStatus.OK, _import(await self._store.cancel(import_id))
-
-
-def _import(job: ImportJob) -> JsonDict:
-    progress = job.progress
-    return {
-        "import_id": job.job_id,
-        "room_id": job.room_id,
-        "source": job.request.source,
-        "status": job.status.value,
-        "total": progress.total,
-        "done": progress.done,
-        "imported": progress.imported,
-        "skipped": dict(progress.skipped),
-        "events_per_second": progress.events_per_second,
-        "eta_ms": progress.eta_ms,
-        "error": job.error,
-        "created_ts": job.created_ts,
-        "started_ts": job.started_ts,
-        "finished_ts": job.finished_ts,
-    }
 
 
 def _skipped(skipped: Skipped) -> JsonDict:
@@ -204,7 +141,7 @@ def _import_request(body: Mapping[str, object]) -> ImportRequest:
         raise InvalidParam("source", "must be the name of a source in the module's configuration")
     return ImportRequest(
         source=source,
-        verify_signatures=_boolean(body, "verify_signatures", False),
+        verify_signatures=params.boolean(body, "verify_signatures", False),
         events_per_second=_rate(body),
     )
 
@@ -227,10 +164,3 @@ def _room_ids(body: Mapping[str, object]) -> list[str] | None:
     if len(value) > _MAX_ROOMS:
         raise InvalidParam("room_ids", f"must name at most {_MAX_ROOMS} rooms")
     return list(dict.fromkeys(params.room_id(v) for v in value))
-
-
-def _boolean(body: Mapping[str, object], name: str, default: bool) -> bool:
-    value = body.get(name, default)
-    if not isinstance(value, bool):
-        raise InvalidParam(name, "must be true or false")
-    return value

@@ -69,6 +69,14 @@ def body(request: SynapseRequest, known: Collection[str]) -> dict[str, object]:
     return dict(content)
 
 
+def boolean(body: Mapping[str, object], name: str, default: bool) -> bool:
+    """A yes or no in a body."""
+    value = body.get(name, default)
+    if not isinstance(value, bool):
+        raise InvalidParam(name, "must be true or false")
+    return value
+
+
 PAGE = ("from", "limit", "order_by", "dir")
 
 

@@ -1,4 +1,4 @@
-"""`POST /rooms/{room_id}/repair`, and `/repairs` to follow what it began."""
+"""`POST /rooms/{room_id}/repair`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from http import HTTPStatus
 from synapse.http.servlet import RestServlet
 from synapse.http.site import SynapseRequest
 
-from synapse_rejection_repair.domain.job import Status
 from synapse_rejection_repair.domain.model import JsonDict
 from synapse_rejection_repair.domain.plan import Action, Deliver, Plan
-from synapse_rejection_repair.domain.repair import RepairProgress, RepairRequest
+from synapse_rejection_repair.domain.repair import RepairRequest
 from synapse_rejection_repair.domain.scope import Scope
 from synapse_rejection_repair.errors import InvalidParam
-from synapse_rejection_repair.ports import JobStore
 from synapse_rejection_repair.repair import RepairService
 from synapse_rejection_repair.rest import params, serialise
 from synapse_rejection_repair.rest.paths import pattern
@@ -22,8 +20,6 @@ from synapse_rejection_repair.rest.paths import pattern
 _BODY = ("dry_run", "event_ids", "since_ts", "until_ts", "force", "deliver", "plan")
 _MAX_EVENTS_SHOWN = 1000
 _MAX_IDS = 1000
-Repairs = JobStore[RepairRequest, RepairProgress]
-JOB_ORDERS = ("created_ts", "room_id", "status", "started_ts", "finished_ts")
 
 
 class RepairServlet(RestServlet):
@@ -40,64 +36,10 @@ class RepairServlet(RestServlet):
         params.query(request, ())
         body = params.body(request, _BODY)
         wanted = _repair_request(body)
-        if _boolean(body, "dry_run", True):
+        if params.boolean(body, "dry_run", True):
             return HTTPStatus.OK, _plan(await self._service.dry_run(room_id, wanted))
         job = await self._service.start(room_id, wanted)
         return HTTPStatus.OK, {"repair_id": job.job_id}
-
-
-class RepairsServlet(RestServlet):
-    """`GET /repairs`: all repairs, the newest first."""
-
-    def __init__(self, base: str, store: Repairs) -> None:
-        super().__init__()
-        self.PATTERNS = pattern(base, "/repairs")
-        self._store = store
-
-    async def on_GET(self, request: SynapseRequest) -> tuple[int, JsonDict]:
-        """Answers with a page of the list."""
-        query = params.query(request, (*params.PAGE, "room_id", "status"))
-        page = params.page(query, JOB_ORDERS, newest_first=True)
-        status = query.get("status")
-        if status is not None and status not in [s.value for s in Status]:
-            raise InvalidParam("status", f"must be one of: {', '.join(s.value for s in Status)}")
-        room_id = query.get("room_id")
-        jobs = await self._store.page(
-            page,
-            None if room_id is None else params.room_id(room_id),
-            None if status is None else Status(status),
-        )
-        return HTTPStatus.OK, serialise.listing("repairs", jobs, page, serialise.repair)
-
-
-class RepairStatusServlet(RestServlet):
-    """`GET /repairs/{id}`: one repair."""
-
-    def __init__(self, base: str, store: Repairs) -> None:
-        super().__init__()
-        self.PATTERNS = pattern(base, "/repairs/(?P<repair_id>[^/]+)")
-        self._store = store
-
-    async def on_GET(self, request: SynapseRequest, repair_id: str) -> tuple[int, JsonDict]:
-        """Answers with the repair's progress."""
-        params.query(request, ())
-        return HTTPStatus.OK, serialise.repair(await self._store.get(params.job_id(repair_id)))
-
-
-class RepairCancelServlet(RestServlet):
-    """`POST /repairs/{id}/cancel`: stops a repair between two events."""
-
-    def __init__(self, base: str, store: Repairs) -> None:
-        super().__init__()
-        self.PATTERNS = pattern(base, "/repairs/(?P<repair_id>[^/]+)/cancel")
-        self._store = store
-
-    async def on_POST(self, request: SynapseRequest, repair_id: str) -> tuple[int, JsonDict]:
-        """Answers with the repair's progress."""
-        repair_id = params.job_id(repair_id)
-        params.query(request, ())
-        params.body(request, ())
-        return HTTPStatus.OK, serialise.repair(await self._store.cancel(repair_id))
 
 
 def _plan(plan: Plan) -> JsonDict:
@@ -136,13 +78,6 @@ def _repair_request(body: Mapping[str, object]) -> RepairRequest:
         deliver=_deliver(body),
         fingerprint=_fingerprint(body),
     )
-
-
-def _boolean(body: Mapping[str, object], name: str, default: bool) -> bool:
-    value = body.get(name, default)
-    if not isinstance(value, bool):
-        raise InvalidParam(name, "must be true or false")
-    return value
 
 
 def _timestamp(body: Mapping[str, object], name: str) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from synapse_rejection_repair.domain.imports import ImportJob
 from synapse_rejection_repair.domain.listing import Listing, Page
 from synapse_rejection_repair.domain.model import JsonDict, StateChange
 from synapse_rejection_repair.domain.repair import RepairJob
@@ -46,6 +47,27 @@ def repair(job: RepairJob) -> JsonDict:
         "rejected": progress.rejected,
         "error": job.error,
         "state_changes": [state_change(c) for c in progress.state_changes],
+        "created_ts": job.created_ts,
+        "started_ts": job.started_ts,
+        "finished_ts": job.finished_ts,
+    }
+
+
+def import_(job: ImportJob) -> JsonDict:
+    """An import's progress."""
+    progress = job.progress
+    return {
+        "import_id": job.job_id,
+        "room_id": job.room_id,
+        "source": job.request.source,
+        "status": job.status.value,
+        "total": progress.total,
+        "done": progress.done,
+        "imported": progress.imported,
+        "skipped": dict(progress.skipped),
+        "events_per_second": progress.events_per_second,
+        "eta_ms": progress.eta_ms,
+        "error": job.error,
         "created_ts": job.created_ts,
         "started_ts": job.started_ts,
         "finished_ts": job.finished_ts,

@@ -1,0 +1,96 @@
+"""The states at events that arrive, of which some are not stored yet."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Iterable
+
+from synapse.events import EventBase
+from synapse.events.snapshot import EventContext
+from synapse.server import HomeServer
+
+from synapse_rejection_repair.adapter.reader import SynapseReader
+from synapse_rejection_repair.domain.model import StateIds
+
+_REMEMBERED = 20_000
+"""Of how many events the state group is kept in memory."""
+
+
+class ArrivalStates:
+    """Gives events their contexts, from the state groups of the events before them.
+
+    Args:
+        hs: a homeserver process that writes events.
+        reader: reads the state groups of stored events.
+    """
+
+    def __init__(self, hs: HomeServer, reader: SynapseReader) -> None:
+        self._storage = hs.get_storage_controllers()
+        self._store = hs.get_datastores().main
+        self._state_handler = hs.get_state_handler()
+        self._reader = reader
+        self._groups: OrderedDict[str, int] = OrderedDict()
+        self._unstored: set[str] = set()
+
+    async def read(self, event_ids: Iterable[str]) -> None:
+        """Remembers the state groups of those of some events that are stored."""
+        unknown = [i for i in set(event_ids) if i not in self._groups]
+        self._remember(await self._reader.state_groups(unknown))
+
+    def take(self, event_id: str, context: EventContext) -> None:
+        """Takes an event as about to be stored, so that others can follow it."""
+        rejected = bool(context.rejected)
+        group = context.state_group_before_event if rejected else context.state_group
+        self._unstored.add(event_id)
+        if group is not None:
+            self._remember({event_id: group})
+
+    def stored(self) -> None:
+        """All that was taken is stored."""
+        self._unstored.clear()
+
+    def failed(self) -> None:
+        """What was taken is not stored after all."""
+        for event_id in self._unstored:
+            self._groups.pop(event_id, None)
+            self._store._get_state_group_for_event.invalidate((event_id,))
+        self._unstored.clear()
+
+    def groups(self, event_ids: Collection[str]) -> dict[str, int]:
+        """The state group at each of the events that has one."""
+        return {i: self._groups[i] for i in event_ids if i in self._groups}
+
+    def _remember(self, groups: dict[str, int]) -> None:
+        self._groups.update(groups)
+        while len(self._groups) > _REMEMBERED:
+            self._groups.popitem(last=False)
+
+    async def after(self, event: EventBase, groups: dict[str, int]) -> EventContext:
+        """The context of an event that follows events with these state groups.
+
+        A message on one state shares it, without a query. The rest is Synapse's
+        `StateHandler.compute_event_context`.
+        """
+        distinct = set(groups.values())
+        if len(distinct) == 1 and not event.is_state():
+            group = distinct.pop()
+            return EventContext.with_state(
+                storage=self._storage,
+                state_group=group,
+                state_group_before_event=group,
+                state_delta_due_to_event={},
+                partial_state=False,
+                state_group_deltas={},
+            )
+        # Synapse looks the state before the event up by its prev events, some of which
+        # may not be stored yet.
+        for prev, group in groups.items():
+            if prev in self._unstored:
+                self._store._get_state_group_for_event.prefill((prev,), group)
+        return await self._state_handler.compute_event_context(event)
+
+    async def given(self, event: EventBase, state: StateIds) -> EventContext:
+        """The context of an event whose state before it is given."""
+        return await self._state_handler.compute_event_context(
+            event, state_ids_before_event=dict(state), partial_state=False
+        )

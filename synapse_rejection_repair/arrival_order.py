@@ -1,0 +1,121 @@
+"""The order in which a room's old events arrive: whatever the source says, parents first."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Sequence
+
+import attr
+
+from synapse_rejection_repair.domain.arrival import WaitingRoom
+from synapse_rejection_repair.domain.imports import Held, Position, Skip, Skipped, SourceEvent
+from synapse_rejection_repair.ports_imports import ImportTarget, Source
+
+
+class ArrivalOrder:
+    """The events that have to arrive, parents first, in the source's order where that allows it.
+
+    Args:
+        source: the old database.
+        target: this server.
+        room_id: the room.
+        after: the position before which everything is decided.
+        page: how many events are read at a time, and given at once at most.
+    """
+
+    def __init__(
+        self, source: Source, target: ImportTarget, room_id: str, after: Position, page: int
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._room_id = room_id
+        self.page = page
+        self._read = after
+        self._decided = after
+        self._waiting = WaitingRoom()
+
+    async def batches(
+        self,
+    ) -> AsyncIterator[tuple[list[SourceEvent], list[Skipped], Position]]:
+        """Batches of events to store, the events skipped since, and what is decided then."""
+        while page := await self._source.history(self._room_id, self._read, self.page):
+            self._read = page[-1].position
+            async for events, skipped in self._sorted(page):
+                yield events, skipped, self._decided
+        while len(self._waiting):
+            # A cycle, or one that waits for it: possible only where ids are no hashes.
+            batch = _Batch()
+            await self._settle(batch, await self._fetch(self._waiting.let_go_one()))
+            yield batch.events, batch.skipped, self._decided
+        yield [], [], self._read
+
+    async def _sorted(
+        self, page: Sequence[SourceEvent]
+    ) -> AsyncIterator[tuple[list[SourceEvent], list[Skipped]]]:
+        on_page = {e.event_id: e for e in page}
+        parents = {p for e in page for p in _parents(e)} - on_page.keys()
+        held = await self._target.held({*on_page, *parents})
+        elsewhere = {p for p in parents if held.get(p) in (None, Held.OUTLIER)}
+        later = {
+            event_id
+            for event_id, position in (
+                await self._source.positions(self._room_id, elsewhere)
+            ).items()
+            if position > self._read
+        }
+        batch = _Batch()
+        undecided = set(on_page)
+        for event in page:
+            undecided.discard(event.event_id)
+            if not self._decide(batch, event, held.get(event.event_id)):
+                unmet = {
+                    p for p in _parents(event) if p in later or p in undecided or p in self._waiting
+                }
+                if unmet:
+                    self._waiting.wait(event.event_id, event.position, unmet)
+                    continue
+                batch.events.append(event)
+            await self._settle(batch, await self._fetch(self._waiting.decided(event.event_id)))
+            while len(batch.events) > self.page:
+                yield batch.events[: self.page], []
+                del batch.events[: self.page]
+        # What waits is read again if the job is taken up from here.
+        earliest = self._waiting.earliest()
+        self._decided = self._read if earliest is None else earliest.before()
+        yield batch.events, batch.skipped
+
+    def _decide(self, batch: _Batch, event: SourceEvent, held: Held | None) -> bool:
+        """Takes an event that need not be stored as decided."""
+        if held is Held.FULL:
+            return True
+        if held is Held.REJECTED:
+            if not event.rejected:
+                batch.skipped.append(Skipped(event.event_id, Skip.REJECTED_HERE))
+            return True
+        if event.rejected and not event.cited:
+            batch.skipped.append(Skipped(event.event_id, Skip.REJECTED_BY_SOURCE))
+            return True
+        return False
+
+    async def _settle(self, batch: _Batch, freed: Collection[SourceEvent]) -> None:
+        """Adds events whose parents are decided now, and those that waited for them."""
+        todo = list(freed)
+        while todo:
+            event = todo.pop(0)
+            batch.events.append(event)
+            todo += await self._fetch(self._waiting.decided(event.event_id))
+
+    async def _fetch(self, event_ids: Sequence[str]) -> list[SourceEvent]:
+        if not event_ids:
+            return []
+        found = await self._source.events(self._room_id, event_ids)
+        return [found[i] for i in event_ids if i in found]
+
+
+@attr.s(slots=True, auto_attribs=True)
+class _Batch:
+    events: list[SourceEvent] = attr.Factory(list)
+    skipped: list[Skipped] = attr.Factory(list)
+
+
+def _parents(event: SourceEvent) -> list[str]:
+    return [*event.prev_event_ids, *event.auth_event_ids]

@@ -1,0 +1,123 @@
+"""A room in an old database against the same room here. Reads, and changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attr
+
+from synapse_rejection_repair.domain.imports import (
+    BEGINNING,
+    Held,
+    Skip,
+    SourceEvent,
+    Summary,
+)
+from synapse_rejection_repair.domain.visibility import hidden_from
+from synapse_rejection_repair.errors import OtherRoomVersion, UnknownSourceRoom
+from synapse_rejection_repair.ports_imports import ImportTarget, Source
+
+_LOOKED_AT = 500
+"""How many events are read and compared at a time."""
+
+_IDS = 5000
+"""How many ids are compared at a time."""
+
+
+async def require_room(source: Source, target: ImportTarget, name: str, room_id: str) -> str:
+    """The version of a room that can be imported."""
+    version = await target.require_room(room_id)
+    if not await source.history(room_id, BEGINNING, 1):
+        raise UnknownSourceRoom(name, room_id)
+    there = await source.room_version(room_id)
+    if there is not None and there != version:
+        raise OtherRoomVersion(room_id, version, there)
+    return version
+
+
+async def missing(source: Source, target: ImportTarget, room_id: str) -> int:
+    """How many events of a room the source has accepted that this server has not in full."""
+    count, after = 0, BEGINNING
+    while found := await source.accepted_ids(room_id, after, _IDS):
+        after = found[-1][0]
+        held = await target.held([event_id for _, event_id in found])
+        count += sum(held.get(i) in (None, Held.OUTLIER) for _, i in found)
+    return count
+
+
+async def _hidden_events(
+    source: Source, room_id: str, server_name: str, events: Sequence[SourceEvent]
+) -> int:
+    """How many of some events no user of a server may see, who is in the room now."""
+    groups = {e.state_group for e in events if e.state_group is not None}
+    if not groups:
+        return 0
+    tracked = await source.tracked(groups, server_name)
+    wanted = {v for v, _ in tracked.values() if v is not None}
+    wanted.update(m for _, members in tracked.values() for m in members.values())
+    found = await source.events(room_id, wanted)
+    contents = {i: (e.pdu or {}).get("content") for i, e in found.items()}
+    hidden = {
+        group: hidden_from(
+            contents.get(visibility or ""), [contents.get(m) for m in members.values()]
+        )
+        for group, (visibility, members) in tracked.items()
+    }
+    return sum(e.state_group is not None and hidden[e.state_group] for e in events)
+
+
+async def summarise(
+    source: Source, target: ImportTarget, room_id: str, version: str, server_name: str
+) -> Summary:
+    """What an import of a room would bring.
+
+    Args:
+        source: the old database.
+        target: this server.
+        room_id: the room.
+        version: its version's identifier.
+        server_name: this server's name.
+    """
+    summary = Summary()
+    after = BEGINNING
+    while events := await source.history(room_id, after, _LOOKED_AT):
+        after = events[-1].position
+        summary = await _add(summary, source, target, room_id, version, server_name, events)
+    return summary
+
+
+async def _add(
+    summary: Summary,
+    source: Source,
+    target: ImportTarget,
+    room_id: str,
+    version: str,
+    server_name: str,
+    events: Sequence[SourceEvent],
+) -> Summary:
+    held = await target.held([e.event_id for e in events])
+    lacking = [e for e in events if held.get(e.event_id) in (None, Held.OUTLIER)]
+    accepted = [e for e in lacking if not e.rejected]
+    refused, pruned = await target.inspect(room_id, version, accepted)
+    bad = {s.event_id for s in refused}
+    arriving = [e for e in accepted if e.event_id not in bad]
+    prevs = {p for e in arriving for p in e.prev_event_ids} - {e.event_id for e in arriving}
+    known = {i for i, how in (await target.held(prevs)).items() if how is Held.FULL}
+    there = await source.positions(room_id, prevs - known)
+    gaps = prevs - known - there.keys()
+    hidden = await _hidden_events(source, room_id, server_name, arriving)
+    return attr.evolve(
+        summary,
+        source_events=summary.source_events + len(events),
+        present=summary.present + len(events) - len(lacking),
+        to_import=summary.to_import + len(arriving),
+        outliers=summary.outliers + sum(held.get(e.event_id) is Held.OUTLIER for e in arriving),
+        rejected=summary.rejected + len(lacking) - len(accepted),
+        soft_failed=summary.soft_failed + sum(e.soft_failed for e in arriving),
+        bad_hash=summary.bad_hash
+        + len(pruned)
+        + sum(s.reason is Skip.BAD_EVENT_ID for s in refused),
+        gaps=summary.gaps + sum(not gaps.isdisjoint(e.prev_event_ids) for e in arriving),
+        encrypted=summary.encrypted + sum(e.encrypted for e in arriving),
+        hidden_by_visibility=summary.hidden_by_visibility + hidden,
+    )

@@ -1,0 +1,181 @@
+"""Carrying imports out: how a room's old history is brought in, a batch at a time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import attr
+
+from synapse_rejection_repair.arrival_order import ArrivalOrder
+from synapse_rejection_repair.comparison import missing, require_room
+from synapse_rejection_repair.domain.imports import (
+    BEGINNING,
+    ImportJob,
+    ImportProgress,
+    ImportRequest,
+)
+from synapse_rejection_repair.domain.job import Status
+from synapse_rejection_repair.domain.listing import Page
+from synapse_rejection_repair.errors import RepairError
+from synapse_rejection_repair.ports import Clock, JobStore
+from synapse_rejection_repair.ports_imports import ImportTarget, ImportWriter, Source, Sources
+
+logger = logging.getLogger(__name__)
+
+_PAGE = 100
+"""How many events are read, checked and stored at a time: Synapse stores so many at once."""
+
+_PAGE_BESIDE_OTHERS = 50
+_REST_BESIDE_OTHERS = 0.7
+"""How it is done while somebody else uses the server: so many events at a time, with a rest
+after them of so many times as long as they took. Chosen with `bench.imports`: who sends in
+another room is to wait no more than twice as long as when idle.
+"""
+
+_SPARE = 1000
+"""How many stream orderings are set aside beyond what was counted: the source may grow."""
+
+MakeWriter = Callable[[str, str, Source, bool], ImportWriter]
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class ImportRunner:
+    """Carries out imports into rooms whose events this process writes.
+
+    What is here already is skipped, and how far the import is is noted in the transaction
+    that stores the events. So a job that was killed is taken up by going on.
+
+    Attributes:
+        store: the jobs.
+        sources: the old databases.
+        target: this server.
+        make_writer: gives a writer for a room, its version, a source and whether to
+            check signatures.
+        clock: lets the server breathe.
+        requests_begun: counts what others ask of this process.
+    """
+
+    store: JobStore[ImportRequest, ImportProgress]
+    sources: Sources
+    target: ImportTarget
+    make_writer: MakeWriter
+    clock: Clock
+    requests_begun: Callable[[], int]
+
+    async def run(self, job: ImportJob) -> ImportJob:
+        """Carries a job out to its end, whatever that is."""
+        logger.info("Import %s of %s: begins", job.job_id, job.room_id)
+        try:
+            source = await self.sources.open(job.request.source)
+            try:
+                job = await self._bring(job, source)
+            finally:
+                await source.close()
+        except RepairError as e:
+            job = await self._failed(job, str(e))
+        except Exception as e:
+            # The message of an unknown error could hold anything; the log has it.
+            logger.exception("Import %s of %s: failed", job.job_id, job.room_id)
+            job = await self._failed(
+                job, f"An unexpected {type(e).__name__} ended the job: see Synapse's log"
+            )
+        job = await self.store.save(attr.evolve(job, finished_ts=self.clock.now_ms()))
+        logger.info(
+            "Import %s of %s: %s, imported %d, skipped %s%s",
+            job.job_id,
+            job.room_id,
+            job.status.value,
+            job.progress.imported,
+            dict(job.progress.skipped),
+            f": {job.error}" if job.error else "",
+        )
+        return job
+
+    async def _failed(self, job: ImportJob, reason: str) -> ImportJob:
+        # What it had done when it failed is in its row.
+        job = await self.store.get(job.job_id)
+        progress = attr.evolve(job.progress, eta_ms=None)
+        return attr.evolve(job, status=Status.FAILED, error=reason, progress=progress)
+
+    async def _bring(self, job: ImportJob, source: Source) -> ImportJob:
+        room_id = job.room_id
+        version = await require_room(source, self.target, job.request.source, room_id)
+        lacking = await missing(source, self.target, room_id)
+        total = job.progress.done + lacking
+        job = await self.store.save(
+            attr.evolve(
+                job,
+                status=Status.ACTIVE,
+                started_ts=job.started_ts or self.clock.now_ms(),
+                progress=attr.evolve(job.progress, total=total),
+            )
+        )
+        if lacking:
+            writer = self.make_writer(room_id, version, source, job.request.verify_signatures)
+            job = await self._continue_orderings(job)
+            job = await writer.prepare(job, lacking + _SPARE)
+            job = await self._loop(job, source, writer)
+        progress = attr.evolve(job.progress, eta_ms=None, reserved=job.progress.reserved)
+        if job.cancel_requested:
+            return attr.evolve(job, status=Status.CANCELLED, progress=progress)
+        progress = attr.evolve(progress, total=progress.done)
+        return attr.evolve(job, status=Status.COMPLETE, progress=progress)
+
+    async def _continue_orderings(self, job: ImportJob) -> ImportJob:
+        """Takes over what the room's last import left of the stream orderings it had set aside.
+
+        So a history that comes in two halves is in one order.
+        """
+        if job.progress.reserved:
+            return job
+        page = Page(start=0, limit=2, order_by="created_ts", backwards=True)
+        earlier = [
+            e
+            for e in (await self.store.page(page, job.room_id, None)).rows
+            if e.job_id != job.job_id and e.status in (Status.CANCELLED, Status.FAILED)
+        ]
+        if not earlier:
+            return job
+        left = earlier[0].progress
+        progress = attr.evolve(job.progress, reserved=left.reserved, lowest=left.lowest)
+        return attr.evolve(job, progress=progress)
+
+    async def _loop(self, job: ImportJob, source: Source, writer: ImportWriter) -> ImportJob:
+        began, done_before = self.clock.now_ms(), job.progress.done
+        arrivals = ArrivalOrder(
+            source, self.target, job.room_id, job.progress.cursor or BEGINNING, _PAGE_BESIDE_OTHERS
+        )
+        requests = self.requests_begun()
+        async for events, skipped, cursor in arrivals.batches():
+            seconds = (self.clock.now_ms() - began) / 1000
+            job = _with_rate(job, job.progress.done - done_before, seconds)
+            before = self.clock.now_ms()
+            job = await writer.store(job, events, cursor, skipped)
+            stored_in = (self.clock.now_ms() - before) / 1000
+            if job.cancel_requested:
+                break
+            alone = self.requests_begun() == requests
+            arrivals.page = _PAGE if alone else _PAGE_BESIDE_OTHERS
+            rest = 0.0 if alone else stored_in * _REST_BESIDE_OTHERS
+            requests = self.requests_begun()
+            await self.clock.pause(
+                max(rest, self._due(job, job.progress.done - done_before, began))
+            )
+        return job
+
+    def _due(self, job: ImportJob, done: int, began: int) -> float:
+        """How long to wait for the rate that was asked for, in seconds."""
+        limit = job.request.events_per_second
+        return 0.0 if limit is None else done / limit - (self.clock.now_ms() - began) / 1000
+
+
+def _with_rate(job: ImportJob, done: int, seconds: float) -> ImportJob:
+    if done <= 0 or seconds <= 0:
+        return job
+    rate = done / seconds
+    left = max(0, job.progress.total - job.progress.done)
+    progress = attr.evolve(
+        job.progress, events_per_second=round(rate, 1), eta_ms=int(left / rate * 1000)
+    )
+    return attr.evolve(job, progress=progress)

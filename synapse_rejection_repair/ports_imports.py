@@ -1,0 +1,122 @@
+"""What the import asks of the outer rooms: the Protocols that `adapter` and `sources` implement."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+from synapse_rejection_repair.domain.imports import (
+    Held,
+    ImportJob,
+    Position,
+    Skipped,
+    SourceEvent,
+)
+from synapse_rejection_repair.domain.listing import Listing, Page
+from synapse_rejection_repair.domain.model import StateIds
+
+
+class Source(Protocol):
+    """An old homeserver's database, opened to be read. Never writes, never blocks the reactor."""
+
+    async def rooms(self) -> dict[str, int]:
+        """How many events the old server has accepted, by room."""
+
+    async def room_version(self, room_id: str) -> str | None:
+        """The room's version, `None` if unknown."""
+
+    async def count(self, room_id: str) -> int:
+        """How many events of the room there are that are no outliers."""
+
+    async def accepted_ids(
+        self, room_id: str, after: Position, limit: int
+    ) -> list[tuple[Position, str]]:
+        """The next of the room's accepted events, in the source's order."""
+
+    async def history(self, room_id: str, after: Position, limit: int) -> list[SourceEvent]:
+        """The next of the room's events that are no outliers, in the source's order."""
+
+    async def events(self, room_id: str, event_ids: Collection[str]) -> dict[str, SourceEvent]:
+        """Some of the room's events, outliers too; unknown ids are left out."""
+
+    async def positions(self, room_id: str, event_ids: Collection[str]) -> dict[str, Position]:
+        """Where those of the events are in its order that it has as no outliers."""
+
+    async def state_before(self, event: SourceEvent) -> StateIds:
+        """The state before one of its events; empty if it does not know it."""
+
+    async def tracked(
+        self, groups: Collection[int], server_name: str
+    ) -> dict[int, tuple[str | None, StateIds]]:
+        """What of some states decides who of a server's users may see an event.
+
+        Gives for each state group the event that sets the history visibility, and the
+        membership events of the server's users.
+        """
+
+    async def verify_keys(self, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], str]:
+        """The keys that it has cached, by server and key id, in unpadded base64."""
+
+    async def close(self) -> None:
+        """Ends the connection."""
+
+
+class Sources(Protocol):
+    """The old databases that the configuration names."""
+
+    def names(self) -> list[str]:
+        """Their names."""
+
+    async def open(self, name: str) -> Source:
+        """Opens one; raises `UnknownSource`, `SourceUnavailable` or `SourceRefused`."""
+
+
+class ImportTarget(Protocol):
+    """This server, as the place that history is imported into."""
+
+    async def require_room(self, room_id: str) -> str:
+        """The room's version; raises what `RoomReader.require_repairable` raises."""
+
+    async def joined_rooms(self, room_ids: Collection[str]) -> set[str]:
+        """Those of the rooms that a user of this server is in."""
+
+    async def held(self, event_ids: Collection[str]) -> dict[str, Held]:
+        """How this server has those of the events that it has."""
+
+    async def inspect(
+        self, room_id: str, room_version: str, events: Sequence[SourceEvent]
+    ) -> tuple[list[Skipped], list[str]]:
+        """The events that cannot be had as they are, and those that would arrive redacted."""
+
+
+class SkippedList(Protocol):
+    """What imports have left out, or stored as rejected."""
+
+    async def page(self, job_id: str, page: Page) -> Listing[Skipped]:
+        """The events that an import has skipped."""
+
+
+class ImportWriter(Protocol):
+    """Stores events of one room as history, on the process that writes them."""
+
+    async def prepare(self, job: ImportJob, count: int) -> ImportJob:
+        """Sets the stream orderings aside that so many events need; gives the saved job.
+
+        Those that the job has already are kept, if they are still good.
+        """
+
+    async def store(
+        self,
+        job: ImportJob,
+        events: Sequence[SourceEvent],
+        cursor: Position | None,
+        skipped: Sequence[Skipped],
+    ) -> ImportJob:
+        """Checks and stores some events, and notes in the same transactions how far it is.
+
+        Args:
+            job: the import.
+            events: the events, parents first.
+            cursor: the position before which everything is decided once they are stored.
+            skipped: the events that have been skipped since the last call.
+        """
