@@ -7,14 +7,15 @@ from collections.abc import Sequence
 import attr
 
 from synapse_rejection_repair.domain.imports import (
-    BEGINNING,
     Held,
     Skip,
-    SourceEvent,
     Summary,
 )
+from synapse_rejection_repair.domain.media import Mxc
+from synapse_rejection_repair.domain.source import BEGINNING, SourceEvent
 from synapse_rejection_repair.domain.visibility import hidden_from
 from synapse_rejection_repair.errors import OtherRoomVersion, UnknownSourceRoom
+from synapse_rejection_repair.media_import import MediaImport
 from synapse_rejection_repair.ports_imports import ImportTarget, Source
 
 _LOOKED_AT = 500
@@ -67,22 +68,30 @@ async def _hidden_events(
 
 
 async def summarise(
-    source: Source, target: ImportTarget, room_id: str, version: str, server_name: str
+    source: Source,
+    target: ImportTarget,
+    media: MediaImport,
+    room_id: str,
+    version: str,
+    server_name: str,
 ) -> Summary:
     """What an import of a room would bring.
 
     Args:
         source: the old database.
         target: this server.
+        media: looks for media.
         room_id: the room.
         version: its version's identifier.
         server_name: this server's name.
     """
-    summary = Summary()
+    summary, seen = Summary(), set[Mxc]()
     after = BEGINNING
     while events := await source.history(room_id, after, _LOOKED_AT):
         after = events[-1].position
         summary = await _add(summary, source, target, room_id, version, server_name, events)
+        found = await media.summarise(source, events, seen, summary.media)
+        summary = attr.evolve(summary, media=found)
     return summary
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -46,11 +47,13 @@ class SourceConfig:
         args: what the engine is told to connect. Never shown: a password may be in it.
         immutable: nothing writes the SQLite file any more, so it is read without locks
             and without files beside it.
+        media_store_path: the folder where the old homeserver kept its media.
     """
 
     engine: str
     args: Mapping[str, Any] = attr.ib(repr=False)
     immutable: bool = False
+    media_store_path: str | None = attr.ib(default=None, repr=False)
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)
@@ -106,7 +109,7 @@ def _source_name(name: Any) -> str:
 
 def _source(name: str, section: Any) -> SourceConfig:
     field = f"sources.{name}"
-    known = {"database", "immutable"}
+    known = {"database", "immutable", "media_store_path"}
     section = _mapping(field, section, known)
     database = _mapping(f"{field}.database", section.get("database"), {"name", "args"})
     engine, args = database.get("name"), database.get("args", {})
@@ -122,7 +125,10 @@ def _source(name: str, section: Any) -> SourceConfig:
         raise BadConfig(f"{field}.immutable", "must be true or false")
     if immutable and engine != "sqlite3":
         raise BadConfig(f"{field}.immutable", "is for SQLite files alone")
-    return SourceConfig(engine, dict(args), immutable)
+    media = section.get("media_store_path")
+    if media is not None and not (isinstance(media, str) and os.path.isabs(media)):
+        raise BadConfig(f"{field}.media_store_path", "must be the absolute path of a folder")
+    return SourceConfig(engine, dict(args), immutable, media)
 
 
 def _mapping(field: str, value: Any, known: set[str]) -> Mapping[str, Any]:

@@ -227,3 +227,37 @@ class OtherRoomVersion(RepairError):
             f"Room {self.room_id} has version {self.here} here, but {self.there} in the source:"
             " that cannot be the same room"
         )
+
+
+@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+class NoMediaStore(RepairError):
+    """Media are asked for, and the configuration does not say where the source keeps them."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return (
+            f"Source '{self.name}' has no 'media_store_path' in the module's configuration, so its"
+            " media cannot be imported"
+        )
+
+
+@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+class NoMediaRepository(RepairError):
+    """The process that writes the room's events keeps no media."""
+
+    def __str__(self) -> str:
+        return (
+            "The process that writes this room's events has no media repository"
+            " ('enable_media_repo'), so media cannot be imported by it"
+        )
+
+
+@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+class MediaNotCopied(RepairError):
+    """A file cannot be read or written any more. Says nothing of where it is."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"A media file cannot be copied: {self.reason}"

@@ -10,14 +10,15 @@ import attr
 from synapse_rejection_repair.arrival_order import ArrivalOrder
 from synapse_rejection_repair.comparison import missing, require_room
 from synapse_rejection_repair.domain.imports import (
-    BEGINNING,
     ImportJob,
     ImportProgress,
     ImportRequest,
 )
 from synapse_rejection_repair.domain.job import Status
 from synapse_rejection_repair.domain.listing import Page
+from synapse_rejection_repair.domain.source import BEGINNING
 from synapse_rejection_repair.errors import RepairError
+from synapse_rejection_repair.media_import import MediaImport
 from synapse_rejection_repair.ports import Clock, JobStore
 from synapse_rejection_repair.ports_imports import ImportTarget, ImportWriter, Source, Sources
 
@@ -50,6 +51,7 @@ class ImportRunner:
         store: the jobs.
         sources: the old databases.
         target: this server.
+        media: brings media along.
         make_writer: gives a writer for a room, its version, a source and whether to
             check signatures.
         clock: lets the server breathe.
@@ -59,6 +61,7 @@ class ImportRunner:
     store: JobStore[ImportRequest, ImportProgress]
     sources: Sources
     target: ImportTarget
+    media: MediaImport
     make_writer: MakeWriter
     clock: Clock
     requests_begun: Callable[[], int]
@@ -101,6 +104,8 @@ class ImportRunner:
     async def _bring(self, job: ImportJob, source: Source) -> ImportJob:
         room_id = job.room_id
         version = await require_room(source, self.target, job.request.source, room_id)
+        if job.request.media:
+            self.media.require_possible(job.request.source, source)
         lacking = await missing(source, self.target, room_id)
         total = job.progress.done + lacking
         job = await self.store.save(
@@ -116,6 +121,8 @@ class ImportRunner:
             job = await self._continue_orderings(job)
             job = await writer.prepare(job, lacking + _SPARE)
             job = await self._loop(job, source, writer)
+        if job.request.media and not job.cancel_requested:
+            job = await self.media.bring(job, source)
         progress = attr.evolve(job.progress, eta_ms=None, reserved=job.progress.reserved)
         if job.cancel_requested:
             return attr.evolve(job, status=Status.CANCELLED, progress=progress)

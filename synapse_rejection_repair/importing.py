@@ -11,13 +11,14 @@ from synapse_rejection_repair.domain.imports import (
     ImportJob,
     ImportProgress,
     ImportRequest,
-    SourceRoom,
     Summary,
 )
 from synapse_rejection_repair.domain.listing import Listing, Page
+from synapse_rejection_repair.domain.source import SourceRoom
 from synapse_rejection_repair.errors import RepairError
+from synapse_rejection_repair.media_import import MediaImport
 from synapse_rejection_repair.ports import JobStore
-from synapse_rejection_repair.ports_imports import ImportTarget, Sources
+from synapse_rejection_repair.ports_imports import ImportTarget, Source, Sources
 
 Imports = JobStore[ImportRequest, ImportProgress]
 
@@ -46,6 +47,7 @@ class ImportService:
     Attributes:
         sources: the old databases.
         target: this server.
+        media: looks for media.
         store: the imports.
         started: told of a new job, so that it begins at once where it can.
         server_name: this server's name.
@@ -53,6 +55,7 @@ class ImportService:
 
     sources: Sources
     target: ImportTarget
+    media: MediaImport
     store: Imports
     started: Callable[[ImportJob], None]
     server_name: str
@@ -92,12 +95,16 @@ class ImportService:
             PartialState: the room's state is still being fetched.
             UnsupportedRoomVersion: the room's version is not known.
             UnknownSourceRoom: the source has no events of the room.
+            NoMediaStore: media are asked for, and the source's media store is not configured.
             RepairError: as for `rooms`.
         """
         source = await self.sources.open(request.source)
         try:
             version = await require_room(source, self.target, request.source, room_id)
-            return await summarise(source, self.target, room_id, version, self.server_name)
+            self._require_media(source, request)
+            return await summarise(
+                source, self.target, self.media, room_id, version, self.server_name
+            )
         finally:
             await source.close()
 
@@ -111,6 +118,7 @@ class ImportService:
         source = await self.sources.open(request.source)
         try:
             await require_room(source, self.target, request.source, room_id)
+            self._require_media(source, request)
         finally:
             await source.close()
         job = await self.store.create(room_id, request)
@@ -147,6 +155,10 @@ class ImportService:
                 found = RoomImport(room_id, error=e)
             answers.append(found)
         return answers
+
+    def _require_media(self, source: Source, request: ImportRequest) -> None:
+        if request.media:
+            self.media.require_store(request.source, source)
 
     async def _lacking(self, name: str) -> list[str]:
         source = await self.sources.open(name)

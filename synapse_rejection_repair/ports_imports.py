@@ -3,17 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from synapse_rejection_repair.domain.imports import (
     Held,
     ImportJob,
-    Position,
     Skipped,
-    SourceEvent,
 )
 from synapse_rejection_repair.domain.listing import Listing, Page
+from synapse_rejection_repair.domain.media import (
+    MediaProgress,
+    MediaSkip,
+    Mxc,
+    SkippedMedium,
+    SourceMedium,
+    SourceThumbnail,
+)
 from synapse_rejection_repair.domain.model import StateIds
+from synapse_rejection_repair.domain.source import Position, SourceEvent
+
+
+class MediaFiles(Protocol):
+    """An old homeserver's media store. Blocks while it reads: to be asked in threads."""
+
+    def check(self, medium: SourceMedium, *, thoroughly: bool) -> MediaSkip | None:
+        """Why a medium's file cannot be had, `None` if it can.
+
+        Args:
+            medium: what the source's database says of it.
+            thoroughly: read all of it for its hash, where the source has one.
+        """
+
+    def check_thumbnail(self, thumbnail: SourceThumbnail) -> MediaSkip | None:
+        """Why a thumbnail's file cannot be had, `None` if it can."""
+
+    def copy(self, path: Sequence[str], into: BinaryIO) -> None:
+        """Writes a file's content into another; raises `OSError`."""
 
 
 class Source(Protocol):
@@ -57,6 +82,15 @@ class Source(Protocol):
     async def verify_keys(self, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], str]:
         """The keys that it has cached, by server and key id, in unpadded base64."""
 
+    async def server_name(self) -> str | None:
+        """The old server's name, `None` if unknown."""
+
+    async def media(self, wanted: Collection[Mxc]) -> dict[Mxc, SourceMedium]:
+        """Those of some media that the old server has."""
+
+    def media_files(self) -> MediaFiles | None:
+        """Its media store, `None` where the configuration does not name it."""
+
     async def close(self) -> None:
         """Ends the connection."""
 
@@ -94,6 +128,31 @@ class SkippedList(Protocol):
 
     async def page(self, job_id: str, page: Page) -> Listing[Skipped]:
         """The events that an import has skipped."""
+
+    async def media(self, job_id: str, page: Page) -> Listing[SkippedMedium]:
+        """The media that an import has skipped."""
+
+
+class MediaTarget(Protocol):
+    """This server's cache of other servers' media."""
+
+    def require_available(self) -> None:
+        """Raises `NoMediaRepository` if this process keeps no media."""
+
+    async def present(self, wanted: Collection[Mxc]) -> set[Mxc]:
+        """Those of some media that this server has already, or is the origin of."""
+
+    async def copy(self, medium: SourceMedium, files: MediaFiles) -> MediaSkip | None:
+        """Takes a medium with its thumbnails in; says why not, if it is not to be had.
+
+        Raises:
+            MediaNotCopied: a file cannot be read or written any more.
+        """
+
+    async def note(
+        self, job: ImportJob, progress: MediaProgress, skipped: Sequence[SkippedMedium]
+    ) -> ImportJob:
+        """Notes how far the media of an import are, each skipped one once; gives the job."""
 
 
 class ImportWriter(Protocol):

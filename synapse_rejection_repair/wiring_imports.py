@@ -11,24 +11,25 @@ from synapse_rejection_repair.adapter.arrivals import ArrivalHooks
 from synapse_rejection_repair.adapter.clock import ReactorClock
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
-from synapse_rejection_repair.adapter.import_target import (
-    SynapseImportTarget,
-    SynapseSkippedList,
-)
+from synapse_rejection_repair.adapter.import_target import SynapseImportTarget
 from synapse_rejection_repair.adapter.import_writer import SynapseImportWriter
 from synapse_rejection_repair.adapter.integrity import IntegrityCheck
 from synapse_rejection_repair.adapter.jobstore import SynapseJobStore
+from synapse_rejection_repair.adapter.media_target import SynapseMediaTarget
 from synapse_rejection_repair.adapter.process import requests_begun
 from synapse_rejection_repair.adapter.reader import SynapseReader
+from synapse_rejection_repair.adapter.skipped import SynapseSkippedList
 from synapse_rejection_repair.background import Background
 from synapse_rejection_repair.config import SourceConfig
 from synapse_rejection_repair.domain.imports import ImportProgress, ImportRequest
 from synapse_rejection_repair.import_jobs import ImportRunner
 from synapse_rejection_repair.importing import ImportService
+from synapse_rejection_repair.media_import import MediaImport
 from synapse_rejection_repair.ports_imports import Source
 from synapse_rejection_repair.rest import serialise
 from synapse_rejection_repair.rest.imports import (
     ImportServlet,
+    ImportSkippedMediaServlet,
     ImportSkippedServlet,
     ImportsServlet,
     SourceRoomsServlet,
@@ -73,6 +74,7 @@ def wire_imports(
     admission = Admission(hs, clock)
     target = SynapseImportTarget(database, reader, admission)
     store = SynapseJobStore(database, "import", ImportRequest, ImportProgress, writes_room, clock)
+    media = MediaImport(SynapseMediaTarget(hs, database, store, clock), clock)
     runner = None
     if hooks is not None and arrivals is not None:
         repairing, arriving = hooks, arrivals
@@ -96,17 +98,19 @@ def wire_imports(
                 verify,
             )
 
-        runner = ImportRunner(store, sources, target, make_writer, clock, requests_begun)
+        runner = ImportRunner(store, sources, target, media, make_writer, clock, requests_begun)
     background = Background(store, runner, writes_room, spawn, at_once=1)
-    service = ImportService(sources, target, store, background.started, hs.hostname)
+    service = ImportService(sources, target, media, store, background.started, hs.hostname)
 
+    skipped = SynapseSkippedList(database)
     for servlet in (
         SourcesServlet(base, service),
         SourceRoomsServlet(base, service),
         ImportServlet(base, service),
         ImportsServlet(base, service, store),
         JobStatusServlet(base, "imports", store, serialise.import_),
-        ImportSkippedServlet(base, store, SynapseSkippedList(database)),
+        ImportSkippedServlet(base, store, skipped),
+        ImportSkippedMediaServlet(base, store, skipped),
         JobCancelServlet(base, "imports", store, serialise.import_),
     ):
         servlet.register(resource)

@@ -1,19 +1,17 @@
-"""This server, as the place that history is imported into; and what was left out."""
+"""This server, as the place that history is imported into."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 
 from synapse_rejection_repair.adapter.admission import Admission
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.reader import SynapseReader
-from synapse_rejection_repair.adapter.tables import JOURNAL
-from synapse_rejection_repair.domain.imports import Held, Skip, Skipped, SourceEvent
-from synapse_rejection_repair.domain.listing import Listing, Page
-
-SKIPPED = "skip"
-"""What the journal calls it when an event is left out."""
+from synapse_rejection_repair.domain.imports import (
+    Held,
+    Skipped,
+)
+from synapse_rejection_repair.domain.source import SourceEvent
 
 
 class SynapseImportTarget:
@@ -78,33 +76,3 @@ class SynapseImportTarget:
         """The events that cannot be had as they are, and those that would arrive redacted."""
         admitted, skipped = await self._admission.check(room_id, room_version, events)
         return skipped, [a.event.event_id for a in admitted if a.pruned]
-
-
-class SynapseSkippedList:
-    """Reads from the journal what imports have left out, or stored as rejected.
-
-    Args:
-        database: Synapse's.
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def page(self, job_id: str, page: Page) -> Listing[Skipped]:
-        """The events that an import has skipped."""
-        where = f"FROM {JOURNAL} WHERE job_id = ? AND action = ?"
-        direction = "DESC" if page.backwards else "ASC"
-        rows = await self._database.rows(
-            "skipped",
-            f"SELECT event_id, original_rows {where}"
-            f" ORDER BY {page.order_by} {direction}, event_id {direction} LIMIT ? OFFSET ?",
-            (job_id, SKIPPED, page.limit, page.start),
-        )
-        ((total,),) = await self._database.rows(
-            "count_skipped", f"SELECT COUNT(*) {where}", (job_id, SKIPPED)
-        )
-        found = []
-        for event_id, text in rows:
-            why = json.loads(text)
-            found.append(Skipped(event_id, Skip(why["reason"]), why["error"]))
-        return Listing(found, total)

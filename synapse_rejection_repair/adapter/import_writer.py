@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 
 import attr
@@ -19,23 +18,21 @@ from synapse_rejection_repair.adapter.arrival_states import ArrivalStates
 from synapse_rejection_repair.adapter.arrivals import ArrivalHooks
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
-from synapse_rejection_repair.adapter.import_target import SKIPPED
 from synapse_rejection_repair.adapter.integrity import IntegrityCheck
 from synapse_rejection_repair.adapter.jobstore import SynapseJobStore
 from synapse_rejection_repair.adapter.reader import SynapseReader
-from synapse_rejection_repair.adapter.tables import JOURNAL
+from synapse_rejection_repair.adapter.skipped import SKIPPED, journal_skipped
 from synapse_rejection_repair.adapter.takeaway import TakenAway, take_away
 from synapse_rejection_repair.domain.imports import (
     ImportJob,
     ImportProgress,
     ImportRequest,
-    Position,
     Skip,
     Skipped,
-    SourceEvent,
     lowest_of,
 )
 from synapse_rejection_repair.domain.model import Check
+from synapse_rejection_repair.domain.source import Position, SourceEvent
 from synapse_rejection_repair.ports import Clock
 from synapse_rejection_repair.ports_imports import Source
 
@@ -267,7 +264,8 @@ class SynapseImportWriter:
             )
             if last and stored_before | new >= pending.keys():
                 progress = progress.passed(cursor, left_out)
-                self._journal(txn, job.job_id, now, left_out)
+                why = [(s.event_id, {"reason": s.reason.value, "error": s.error}) for s in left_out]
+                journal_skipped(txn, job.job_id, SKIPPED, now, why)
             noted = attr.evolve(current, progress=progress)
             noted = attr.evolve(noted, cancel_requested=self._jobs.save_in(txn, noted))
 
@@ -307,21 +305,3 @@ class SynapseImportWriter:
             self._pending.clear()
             self._states.stored()
         return current
-
-    def _journal(
-        self, txn: LoggingTransaction, job_id: str, now: int, left_out: Sequence[Skipped]
-    ) -> None:
-        txn.execute_batch(
-            f"INSERT INTO {JOURNAL} (job_id, event_id, action, ts, original_rows)"
-            " VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            [
-                (
-                    job_id,
-                    s.event_id,
-                    SKIPPED,
-                    now,
-                    json.dumps({"reason": s.reason.value, "error": s.error}),
-                )
-                for s in left_out
-            ],
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from synapse_rejection_repair.domain.imports import Position
+from synapse_rejection_repair.domain.source import Position
 
 
 class WaitingRoom:

@@ -5,78 +5,16 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import attr
 
 from synapse_rejection_repair.domain.job import Job
+from synapse_rejection_repair.domain.media import MediaProgress, MediaSummary
+from synapse_rejection_repair.domain.source import Position
 
 MAX_RATE = 1_000_000
 """The highest number of events per second that a request may ask for."""
-
-
-class Position(NamedTuple):
-    """Where an event is in the source's order of a room's history."""
-
-    topological: int
-    stream: int
-
-    def before(self) -> Position:
-        """The last position before this one."""
-        return Position(self.topological, self.stream - 1)
-
-
-BEGINNING = Position(-(2**62), -(2**62))
-"""Before every event."""
-
-
-@attr.s(frozen=True, slots=True, auto_attribs=True)
-class SourceEvent:
-    """An event as the source has it. Nothing of it is verified.
-
-    Attributes:
-        event_id: the id under which the source keeps it.
-        position: where it is in the source's order.
-        pdu: its JSON, `None` if it is missing or none.
-        state_group: the source's state group at it, `None` if there is none.
-        rejected: the source rejected it.
-        outlier: the source holds no state at it.
-        soft_failed: the source soft-failed it.
-        cited: where the source rejected it: an event that it accepted follows it.
-    """
-
-    event_id: str
-    position: Position
-    pdu: dict[str, Any] | None
-    state_group: int | None = None
-    rejected: bool = False
-    outlier: bool = False
-    soft_failed: bool = False
-    cited: bool = False
-
-    @property
-    def prev_event_ids(self) -> list[str]:
-        """The events that it says it follows."""
-        return _references(self.pdu, "prev_events")
-
-    @property
-    def auth_event_ids(self) -> list[str]:
-        """The events that it cites as its authority."""
-        return _references(self.pdu, "auth_events")
-
-    @property
-    def encrypted(self) -> bool:
-        """Whether only those can read it who kept the keys."""
-        return self.pdu is not None and self.pdu.get("type") == "m.room.encrypted"
-
-
-def _references(pdu: Mapping[str, Any] | None, field: str) -> list[str]:
-    # Room versions 1 and 2 have pairs of an id and a hash.
-    found = [] if pdu is None else pdu.get(field)
-    if not isinstance(found, list):
-        return []
-    ids = [r[0] if isinstance(r, list) and r else r for r in found]
-    return [i for i in ids if isinstance(i, str)]
 
 
 class Held(enum.Enum):
@@ -142,11 +80,13 @@ class ImportRequest:
         source: the name of the old database in the module's configuration.
         verify_signatures: check signatures as well, with the keys that are cached.
         events_per_second: not to import faster than that; `None` for as fast as possible.
+        media: bring the media too that the room's events refer to.
     """
 
     source: str
     verify_signatures: bool = False
     events_per_second: int | None = None
+    media: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """What JSON can hold of it: all."""
@@ -176,6 +116,7 @@ class ImportProgress:
         cursor: everything before this position in the source is decided.
         reserved: the stream orderings that are set aside for what is still to come.
         lowest: the lowest stream ordering that was set aside at first.
+        media: how far the media are.
     """
 
     total: int = 0
@@ -187,6 +128,7 @@ class ImportProgress:
     cursor: Position | None = None
     reserved: tuple[Span, ...] = ()
     lowest: int | None = None
+    media: MediaProgress = attr.Factory(MediaProgress)
 
     def to_json(self) -> dict[str, Any]:
         """What JSON can hold of it: all."""
@@ -195,6 +137,7 @@ class ImportProgress:
             "skipped": dict(self.skipped),
             "cursor": None if self.cursor is None else list(self.cursor),
             "reserved": [list(span) for span in self.reserved],
+            "media": self.media.to_json(),
         }
 
     @classmethod
@@ -205,6 +148,7 @@ class ImportProgress:
                 **value,
                 "cursor": None if value["cursor"] is None else Position(*value["cursor"]),
                 "reserved": tuple((low, high) for low, high in value["reserved"]),
+                "media": MediaProgress.from_json(value["media"]),
             }
         )
 
@@ -291,6 +235,7 @@ class Summary:
         encrypted: how many of those to import only those can read who kept the keys.
         hidden_by_visibility: how many of those to import no user of this server who is in
             the room may see, by the history visibility at the time.
+        media: what the room's events refer to.
     """
 
     source_events: int = 0
@@ -303,20 +248,4 @@ class Summary:
     gaps: int = 0
     encrypted: int = 0
     hidden_by_visibility: int = 0
-
-
-@attr.s(frozen=True, slots=True, auto_attribs=True)
-class SourceRoom:
-    """A room of the source against ours.
-
-    Attributes:
-        room_id: the room.
-        events: how many events of it the source has accepted.
-        missing: how many of those this server does not have in full.
-        joined: a user of this server is in the room.
-    """
-
-    room_id: str
-    events: int
-    missing: int
-    joined: bool
+    media: MediaSummary = attr.Factory(MediaSummary)

@@ -11,6 +11,7 @@ from synapse_rejection_repair.errors import (
     InvalidParam,
     JobOver,
     JobRunning,
+    NoMediaStore,
     NotInRoom,
     NotRejected,
     OtherRoomVersion,
@@ -32,6 +33,7 @@ CONFLICT = "M_CONFLICT"
 
 _HTTP: dict[type[RepairError], tuple[HTTPStatus, str]] = {
     InvalidParam: (HTTPStatus.BAD_REQUEST, Codes.INVALID_PARAM),
+    NoMediaStore: (HTTPStatus.BAD_REQUEST, Codes.INVALID_PARAM),
     NotRejected: (HTTPStatus.BAD_REQUEST, Codes.INVALID_PARAM),
     UnknownRoom: (HTTPStatus.NOT_FOUND, Codes.NOT_FOUND),
     UnknownEvents: (HTTPStatus.NOT_FOUND, Codes.NOT_FOUND),

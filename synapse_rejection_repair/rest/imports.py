@@ -15,6 +15,7 @@ from synapse_rejection_repair.domain.imports import (
     ImportRequest,
     Skipped,
 )
+from synapse_rejection_repair.domain.media import SkippedMedium
 from synapse_rejection_repair.domain.model import JsonDict
 from synapse_rejection_repair.errors import InvalidParam
 from synapse_rejection_repair.importing import Imports, ImportService, RoomImport
@@ -24,7 +25,7 @@ from synapse_rejection_repair.rest.errors import to_http
 from synapse_rejection_repair.rest.jobs import JobsServlet
 from synapse_rejection_repair.rest.paths import pattern
 
-_OPTIONS = ("source", "dry_run", "verify_signatures", "events_per_second")
+_OPTIONS = ("source", "dry_run", "verify_signatures", "events_per_second", "media")
 _MAX_ROOMS = 1000
 SOURCE_ROOM_ORDERS = ("room_id", "events")
 SKIPPED_ORDERS = ("ts", "event_id")
@@ -115,12 +116,33 @@ class ImportSkippedServlet(RestServlet):
         return HTTPStatus.OK, serialise.listing("skipped", found, page, _skipped)
 
 
+class ImportSkippedMediaServlet(RestServlet):
+    """`GET /imports/{id}/skipped_media`: the media that an import has left out."""
+
+    def __init__(self, base: str, store: Imports, skipped: SkippedList) -> None:
+        super().__init__()
+        self.PATTERNS = pattern(base, "/imports/(?P<import_id>[^/]+)/skipped_media")
+        self._store = store
+        self._skipped = skipped
+
+    async def on_GET(self, request: SynapseRequest, import_id: str) -> tuple[int, JsonDict]:
+        """Answers with a page of the list."""
+        page = params.page(params.query(request, params.PAGE), SKIPPED_ORDERS)
+        job = await self._store.get(params.job_id(import_id))
+        found = await self._skipped.media(job.job_id, page)
+        return HTTPStatus.OK, serialise.listing("skipped_media", found, page, _skipped_medium)
+
+
 def _skipped(skipped: Skipped) -> JsonDict:
     return {
         "event_id": skipped.event_id,
         "reason": skipped.reason.value,
         "error": skipped.error,
     }
+
+
+def _skipped_medium(skipped: SkippedMedium) -> JsonDict:
+    return {"mxc": str(skipped.mxc), "reason": skipped.reason.value}
 
 
 def _room(found: RoomImport) -> JsonDict:
@@ -143,6 +165,7 @@ def _import_request(body: Mapping[str, object]) -> ImportRequest:
         source=source,
         verify_signatures=params.boolean(body, "verify_signatures", False),
         events_per_second=_rate(body),
+        media=params.boolean(body, "media", False),
     )
 
 

@@ -65,6 +65,11 @@ def import_(job: ImportJob) -> JsonDict:
         "done": progress.done,
         "imported": progress.imported,
         "skipped": dict(progress.skipped),
+        "media": {
+            "copied": progress.media.copied,
+            "bytes": progress.media.bytes,
+            "skipped": dict(progress.media.skipped),
+        },
         "events_per_second": progress.events_per_second,
         "eta_ms": progress.eta_ms,
         "error": job.error,

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Protocol, TypeVar
 
 import attr
+
+T = TypeVar("T")
+_BATCH = 500
+"""How many ids one query names at most."""
 
 
 @attr.s(frozen=True, auto_exc=True, auto_attribs=True)
@@ -29,3 +34,15 @@ class Connection(Protocol):
 
     def close(self) -> None:
         """Ends the connection."""
+
+
+def batches(items: Iterable[T]) -> Iterator[list[T]]:
+    """Some items, as many at a time as one query may name."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, _BATCH)):
+        yield batch
+
+
+def marks(items: Collection[object]) -> str:
+    """As many question marks as there are items, as SQL lists them."""
+    return ", ".join("?" for _ in items)

@@ -5,18 +5,14 @@ from __future__ import annotations
 import base64
 import json
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator
-from itertools import islice
-from typing import Any, TypeVar
+from collections.abc import Collection
+from typing import Any
 
-from synapse_rejection_repair.domain.imports import Position, SourceEvent
 from synapse_rejection_repair.domain.model import StateIds, StateKey
-from synapse_rejection_repair.sources.connection import Connection
+from synapse_rejection_repair.domain.source import Position, SourceEvent
+from synapse_rejection_repair.sources.connection import Connection, batches, marks
+from synapse_rejection_repair.sources.media import MediaTables
 from synapse_rejection_repair.sources.schema import Schema, examine
-
-T = TypeVar("T")
-_BATCH = 500
-"""How many ids one query names at most."""
 
 _TRACKED = 20_000
 """Of how many state groups what decides visibility is remembered."""
@@ -46,6 +42,7 @@ class SourceDatabase:
         self._connection = connection
         self._schema: Schema = examine(connection)
         self._tracked: OrderedDict[int, _Tracked] = OrderedDict()
+        self.media = MediaTables(connection)
 
     def close(self) -> None:
         """Ends the connection."""
@@ -102,19 +99,19 @@ class SourceDatabase:
     def events(self, room_id: str, event_ids: Collection[str]) -> dict[str, SourceEvent]:
         """Some of the room's events, outliers too; unknown ids are left out."""
         rows: list[tuple[Any, ...]] = []
-        for ids in _batches(event_ids):
+        for ids in batches(event_ids):
             rows += self._connection.query(
-                f"{_EVENT} WHERE e.room_id = ? AND e.event_id IN ({_marks(ids)})", (room_id, *ids)
+                f"{_EVENT} WHERE e.room_id = ? AND e.event_id IN ({marks(ids)})", (room_id, *ids)
             )
         return {event.event_id: event for event in self._events(rows)}
 
     def positions(self, room_id: str, event_ids: Collection[str]) -> dict[str, Position]:
         """Where those of the events are in its order that it has as no outliers."""
         found = {}
-        for ids in _batches(event_ids):
+        for ids in batches(event_ids):
             for event_id, topological, stream in self._connection.query(
                 "SELECT event_id, topological_ordering, stream_ordering FROM events"
-                f" WHERE room_id = ? AND NOT outlier AND event_id IN ({_marks(ids)})",
+                f" WHERE room_id = ? AND NOT outlier AND event_id IN ({marks(ids)})",
                 (room_id, *ids),
             ):
                 found[event_id] = Position(topological, stream)
@@ -139,7 +136,7 @@ class SourceDatabase:
     def _cited(self, event_ids: Collection[str]) -> set[str]:
         """Those of the events that an accepted event follows."""
         cited: set[str] = set()
-        for ids in _batches(event_ids):
+        for ids in batches(event_ids):
             cited.update(
                 event_id
                 for (event_id,) in self._connection.query(
@@ -147,7 +144,7 @@ class SourceDatabase:
                     " INNER JOIN events AS e ON e.event_id = ee.event_id"
                     " LEFT JOIN rejections AS r ON r.event_id = ee.event_id"
                     " WHERE NOT e.outlier AND r.event_id IS NULL"
-                    f" AND ee.prev_event_id IN ({_marks(ids)})",
+                    f" AND ee.prev_event_id IN ({marks(ids)})",
                     ids,
                 )
             )
@@ -183,11 +180,11 @@ class SourceDatabase:
 
     def _edges(self, groups: Collection[int]) -> dict[int, int]:
         found: dict[int, int] = {}
-        for some in _batches(groups):
+        for some in batches(groups):
             found.update(
                 self._connection.query(
                     "SELECT state_group, prev_state_group FROM state_group_edges"
-                    f" WHERE state_group IN ({_marks(some)})",
+                    f" WHERE state_group IN ({marks(some)})",
                     some,
                 )
             )
@@ -204,13 +201,13 @@ class SourceDatabase:
                 " OR type = 'm.room.member' AND state_key LIKE ?)"
             )
         found: dict[int, dict[StateKey, str]] = {}
-        for some in _batches(groups):
+        for some in batches(groups):
             args: tuple[object, ...] = (*some,)
             if server_name is not None:
                 args = (*some, f"%:{server_name}")
             for group, type_, state_key, event_id in self._connection.query(
                 "SELECT state_group, type, state_key, event_id FROM state_groups_state"
-                f" WHERE state_group IN ({_marks(some)}){which}",
+                f" WHERE state_group IN ({marks(some)}){which}",
                 args,
             ):
                 found.setdefault(group, {})[type_, state_key] = event_id
@@ -272,13 +269,3 @@ def _object(text: object) -> dict[str, Any] | None:
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
-
-
-def _batches(items: Iterable[T]) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, _BATCH)):
-        yield batch
-
-
-def _marks(items: Collection[object]) -> str:
-    return ", ".join("?" for _ in items)

@@ -7,12 +7,14 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
 
 from synapse_rejection_repair.config import SourceConfig
-from synapse_rejection_repair.domain.imports import Position, SourceEvent
+from synapse_rejection_repair.domain.media import Mxc, SourceMedium
 from synapse_rejection_repair.domain.model import StateIds
+from synapse_rejection_repair.domain.source import Position, SourceEvent
 from synapse_rejection_repair.errors import SourceRefused, SourceUnavailable, UnknownSource
 from synapse_rejection_repair.ports import Clock
 from synapse_rejection_repair.sources.connection import Connection, ConnectionFailed
 from synapse_rejection_repair.sources.database import SourceDatabase
+from synapse_rejection_repair.sources.media_files import MediaFiles
 from synapse_rejection_repair.sources.schema import SchemaRefused
 
 T = TypeVar("T")
@@ -47,7 +49,8 @@ class ConfiguredSources:
         if config is None:
             raise UnknownSource(name)
         database = await _guarded(name, self._clock, _open, config)
-        return ThreadedSource(name, database, self._clock)
+        files = None if config.media_store_path is None else MediaFiles(config.media_store_path)
+        return ThreadedSource(name, database, files, self._clock)
 
 
 class ThreadedSource:
@@ -56,12 +59,16 @@ class ThreadedSource:
     Args:
         name: what the configuration calls it.
         database: reads it, and blocks while it does.
+        files: its media store, where the configuration names it.
         clock: runs what blocks in threads.
     """
 
-    def __init__(self, name: str, database: SourceDatabase, clock: Clock) -> None:
+    def __init__(
+        self, name: str, database: SourceDatabase, files: MediaFiles | None, clock: Clock
+    ) -> None:
         self._name = name
         self._database = database
+        self._files = files
         self._clock = clock
 
     async def _run(self, func: Callable[..., T], *args: object) -> T:
@@ -110,6 +117,18 @@ class ThreadedSource:
     async def verify_keys(self, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], str]:
         """The keys that it has cached, by server and key id, in unpadded base64."""
         return await self._run(self._database.verify_keys, wanted)
+
+    async def server_name(self) -> str | None:
+        """The old server's name, `None` if unknown."""
+        return await self._run(self._database.media.server_name)
+
+    async def media(self, wanted: Collection[Mxc]) -> dict[Mxc, SourceMedium]:
+        """Those of some media that the old server has."""
+        return await self._run(self._database.media.find, wanted)
+
+    def media_files(self) -> MediaFiles | None:
+        """Its media store, `None` where the configuration does not name it."""
+        return self._files
 
     async def close(self) -> None:
         """Ends the connection."""

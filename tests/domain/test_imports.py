@@ -10,17 +10,15 @@ from hypothesis import strategies as st
 
 from synapse_rejection_repair.domain.arrival import WaitingRoom
 from synapse_rejection_repair.domain.imports import (
-    BEGINNING,
     ImportProgress,
     ImportRequest,
-    Position,
     Skip,
     Skipped,
-    SourceEvent,
     lowest_of,
     spans_of,
     without_lowest,
 )
+from synapse_rejection_repair.domain.source import BEGINNING, Position, SourceEvent
 from synapse_rejection_repair.domain.visibility import hidden_from
 
 numbers = st.sets(st.integers(-60, 60))

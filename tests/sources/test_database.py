@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from synapse_rejection_repair.config import SourceConfig
-from synapse_rejection_repair.domain.imports import BEGINNING, Position, SourceEvent
+from synapse_rejection_repair.domain.source import BEGINNING, Position, SourceEvent
 from synapse_rejection_repair.sources.connection import ConnectionFailed
 from synapse_rejection_repair.sources.database import SourceDatabase
 from synapse_rejection_repair.sources.postgres import PostgresConnection

@@ -1,0 +1,183 @@
+"""This server's cache of other servers' media, written as Synapse writes it: the `MediaTarget`."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from typing import Any
+
+import attr
+from synapse.media._base import FileInfo, ThumbnailInfo
+from synapse.media.media_storage import SpamMediaException
+from synapse.server import HomeServer
+from synapse.storage.database import LoggingTransaction
+
+from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.adapter.jobstore import SynapseJobStore
+from synapse_rejection_repair.adapter.skipped import SKIPPED_MEDIUM, journal_skipped
+from synapse_rejection_repair.adapter.tables import JOURNAL
+from synapse_rejection_repair.domain.imports import ImportJob, ImportProgress, ImportRequest
+from synapse_rejection_repair.domain.media import (
+    MediaProgress,
+    MediaSkip,
+    Mxc,
+    SkippedMedium,
+    SourceMedium,
+)
+from synapse_rejection_repair.errors import MediaNotCopied, NoMediaRepository
+from synapse_rejection_repair.ports import Clock
+from synapse_rejection_repair.ports_imports import MediaFiles
+
+
+class SynapseMediaTarget:
+    """Stores media as if they had been fetched from their servers.
+
+    Files go through `MediaStorage.store_into_file`, so that modules that check media see
+    them and storage providers get them.
+
+    Args:
+        hs: the homeserver.
+        database: its main database.
+        jobs: the imports.
+        clock: tells the time, and runs what blocks in threads.
+    """
+
+    def __init__(
+        self,
+        hs: HomeServer,
+        database: Database,
+        jobs: SynapseJobStore[ImportRequest, ImportProgress],
+        clock: Clock,
+    ) -> None:
+        self._hs = hs
+        self._store = hs.get_datastores().main
+        self._database = database
+        self._jobs = jobs
+        self._clock = clock
+
+    def require_available(self) -> None:
+        """Raises `NoMediaRepository` if this process keeps no media."""
+        if not self._hs.config.media.can_load_media_repo:
+            raise NoMediaRepository()
+
+    async def present(self, wanted: Collection[Mxc]) -> set[Mxc]:
+        """Those of some media that this server has already, or is the origin of."""
+        rows = await self._database.rows_of(
+            "present_media",
+            "SELECT media_origin, media_id FROM remote_media_cache WHERE",
+            {mxc.media_id for mxc in wanted},
+            "media_id",
+        )
+        here = {Mxc(server, media_id) for server, media_id in rows}
+        return {mxc for mxc in wanted if mxc in here or mxc.server == self._hs.hostname}
+
+    async def copy(self, medium: SourceMedium, files: MediaFiles) -> MediaSkip | None:
+        """Takes a medium with its thumbnails in; says why not, if it is not to be had.
+
+        Raises:
+            MediaNotCopied: a file cannot be read or written any more.
+        """
+        server, media_id = medium.mxc
+        # Not two of them at once, should a client ask for it just now.
+        queue = self._hs.get_media_repository().remote_media_linearizer.queue
+        async with queue((server, media_id)):
+            if await self.present([medium.mxc]):
+                return None
+            wrong = await self._clock.in_thread(_check, medium, files)
+            if wrong is not None:
+                return wrong
+            file_id = _file_id(medium.mxc)
+            try:
+                await self._write(FileInfo(server, file_id), medium.path, files)
+                for thumbnail in medium.thumbnails:
+                    if await self._clock.in_thread(files.check_thumbnail, thumbnail) is not None:
+                        continue
+                    info = ThumbnailInfo(
+                        thumbnail.width,
+                        thumbnail.height,
+                        thumbnail.method,
+                        thumbnail.type,
+                        thumbnail.length,
+                    )
+                    await self._write(
+                        FileInfo(server, file_id, thumbnail=info), thumbnail.path, files
+                    )
+                    await self._store.store_remote_media_thumbnail(
+                        server,
+                        media_id,
+                        file_id,
+                        thumbnail.width,
+                        thumbnail.height,
+                        thumbnail.type,
+                        thumbnail.method,
+                        thumbnail.length,
+                    )
+            except SpamMediaException:
+                return MediaSkip.REFUSED
+            except OSError as e:
+                reason = os.strerror(e.errno) if e.errno else type(e).__name__
+                raise MediaNotCopied(reason) from None
+            # Last: with its row, the medium is here.
+            await self._store.store_cached_remote_media(
+                origin=server,
+                media_id=media_id,
+                media_type=medium.type,
+                media_length=medium.length,
+                time_now_ms=self._clock.now_ms(),
+                upload_name=medium.upload_name,
+                filesystem_id=file_id,
+                sha256=medium.sha256,
+            )
+        return None
+
+    async def _write(self, info: FileInfo, path: Sequence[str], files: MediaFiles) -> None:
+        storage = self._hs.get_media_repository().media_storage
+        async with storage.store_into_file(info) as (file, written_to):
+            try:
+                await self._clock.in_thread(files.copy, path, file)
+            except OSError:
+                with suppress(OSError):
+                    os.remove(written_to)
+                raise
+
+    async def note(
+        self, job: ImportJob, progress: MediaProgress, skipped: Sequence[SkippedMedium]
+    ) -> ImportJob:
+        """Notes how far the media of an import are, each skipped one once; gives the job."""
+
+        def note(txn: LoggingTransaction) -> ImportJob:
+            known = self._known(txn, job.job_id, skipped)
+            new = [s for s in skipped if str(s.mxc) not in known]
+            why = [(str(s.mxc), {"reason": s.reason.value}) for s in new]
+            journal_skipped(txn, job.job_id, SKIPPED_MEDIUM, self._clock.now_ms(), why)
+            noted = attr.evolve(
+                job, progress=attr.evolve(job.progress, media=progress.left_out(new))
+            )
+            return attr.evolve(noted, cancel_requested=self._jobs.save_in(txn, noted))
+
+        return await self._database.run("note_media", note)
+
+    def _known(
+        self, txn: LoggingTransaction, job_id: str, skipped: Sequence[SkippedMedium]
+    ) -> set[Any]:
+        known: set[Any] = set()
+        for medium in skipped:
+            txn.execute(
+                f"SELECT event_id FROM {JOURNAL} WHERE job_id = ? AND event_id = ? AND action = ?",
+                (job_id, str(medium.mxc), SKIPPED_MEDIUM),
+            )
+            known.update(row[0] for row in txn.fetchall())
+        return known
+
+
+def _check(medium: SourceMedium, files: MediaFiles) -> MediaSkip | None:
+    return files.check(medium, thoroughly=True)
+
+
+def _file_id(mxc: Mxc) -> str:
+    """Where a medium's file goes: the same place in each try, so that none is left behind."""
+    digest = hashlib.sha256(str(mxc).encode()).digest()
+    return base64.b32encode(digest).decode().lower()[:24]

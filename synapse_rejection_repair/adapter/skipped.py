@@ -1,0 +1,88 @@
+"""What imports have left out, as the journal keeps it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from synapse.storage.database import LoggingTransaction
+
+from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.adapter.tables import JOURNAL
+from synapse_rejection_repair.domain.imports import Skip, Skipped
+from synapse_rejection_repair.domain.listing import Listing, Page
+from synapse_rejection_repair.domain.media import MediaSkip, Mxc, SkippedMedium
+
+T = TypeVar("T")
+
+SKIPPED = "skip"
+"""What the journal calls it when an event is left out."""
+
+SKIPPED_MEDIUM = "skip_media"
+"""What the journal calls it when a medium is left out; its URI stands for the event."""
+
+
+def journal_skipped(
+    txn: LoggingTransaction,
+    job_id: str,
+    action: str,
+    now: int,
+    skipped: Iterable[tuple[str, Mapping[str, object]]],
+) -> None:
+    """Writes down what a job leaves out.
+
+    Args:
+        txn: the transaction.
+        job_id: the job.
+        action: `SKIPPED` or `SKIPPED_MEDIUM`.
+        now: the time in milliseconds.
+        skipped: what it leaves out, each with why.
+    """
+    txn.execute_batch(
+        f"INSERT INTO {JOURNAL} (job_id, event_id, action, ts, original_rows)"
+        " VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        [(job_id, what, action, now, json.dumps(why)) for what, why in skipped],
+    )
+
+
+class SynapseSkippedList:
+    """Reads what imports have left out, or stored as rejected.
+
+    Args:
+        database: Synapse's.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def page(self, job_id: str, page: Page) -> Listing[Skipped]:
+        """The events that an import has skipped."""
+        return await self._page(
+            job_id, SKIPPED, page, lambda i, why: Skipped(i, Skip(why["reason"]), why["error"])
+        )
+
+    async def media(self, job_id: str, page: Page) -> Listing[SkippedMedium]:
+        """The media that an import has skipped."""
+        return await self._page(
+            job_id,
+            SKIPPED_MEDIUM,
+            page,
+            lambda uri, why: SkippedMedium(Mxc.parse(uri), MediaSkip(why["reason"])),
+        )
+
+    async def _page(
+        self, job_id: str, action: str, page: Page, row: Callable[[str, Any], T]
+    ) -> Listing[T]:
+        where = f"FROM {JOURNAL} WHERE job_id = ? AND action = ?"
+        direction = "DESC" if page.backwards else "ASC"
+        rows = await self._database.rows(
+            "skipped",
+            f"SELECT event_id, original_rows {where}"
+            f" ORDER BY {page.order_by} {direction}, event_id {direction} LIMIT ? OFFSET ?",
+            (job_id, action, page.limit, page.start),
+        )
+        ((total,),) = await self._database.rows(
+            "count_skipped", f"SELECT COUNT(*) {where}", (job_id, action)
+        )
+        return Listing([row(what, json.loads(why)) for what, why in rows], total)

@@ -1,0 +1,89 @@
+"""What an old database says of a room. Nothing of it is verified."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import attr
+
+
+class Position(NamedTuple):
+    """Where an event is in the source's order of a room's history."""
+
+    topological: int
+    stream: int
+
+    def before(self) -> Position:
+        """The last position before this one."""
+        return Position(self.topological, self.stream - 1)
+
+
+BEGINNING = Position(-(2**62), -(2**62))
+"""Before every event."""
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class SourceEvent:
+    """An event as the source has it. Nothing of it is verified.
+
+    Attributes:
+        event_id: the id under which the source keeps it.
+        position: where it is in the source's order.
+        pdu: its JSON, `None` if it is missing or none.
+        state_group: the source's state group at it, `None` if there is none.
+        rejected: the source rejected it.
+        outlier: the source holds no state at it.
+        soft_failed: the source soft-failed it.
+        cited: where the source rejected it: an event that it accepted follows it.
+    """
+
+    event_id: str
+    position: Position
+    pdu: dict[str, Any] | None
+    state_group: int | None = None
+    rejected: bool = False
+    outlier: bool = False
+    soft_failed: bool = False
+    cited: bool = False
+
+    @property
+    def prev_event_ids(self) -> list[str]:
+        """The events that it says it follows."""
+        return _references(self.pdu, "prev_events")
+
+    @property
+    def auth_event_ids(self) -> list[str]:
+        """The events that it cites as its authority."""
+        return _references(self.pdu, "auth_events")
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether only those can read it who kept the keys."""
+        return self.pdu is not None and self.pdu.get("type") == "m.room.encrypted"
+
+
+def _references(pdu: Mapping[str, Any] | None, field: str) -> list[str]:
+    # Room versions 1 and 2 have pairs of an id and a hash.
+    found = [] if pdu is None else pdu.get(field)
+    if not isinstance(found, list):
+        return []
+    ids = [r[0] if isinstance(r, list) and r else r for r in found]
+    return [i for i in ids if isinstance(i, str)]
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class SourceRoom:
+    """A room of the source against ours.
+
+    Attributes:
+        room_id: the room.
+        events: how many events of it the source has accepted.
+        missing: how many of those this server does not have in full.
+        joined: a user of this server is in the room.
+    """
+
+    room_id: str
+    events: int
+    missing: int
+    joined: bool
