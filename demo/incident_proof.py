@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
+from demo.proof import NotWhole, same
 from tests.harness.client import MatrixError
 from tests.harness.incident import Incident
 from tests.harness.server import Server
@@ -18,10 +19,6 @@ Raises `NotWhole`, or `MatrixError` where B refuses what A allows.
 _PATIENCE = 30.0
 
 
-class NotWhole(Exception):
-    """B is not as A."""
-
-
 def _all_messages(incident: Incident) -> str:
     room = incident.room
     a, b = (
@@ -29,8 +26,8 @@ def _all_messages(incident: Incident) -> str:
         for user in (room.alice, room.bob)
     )
     missing = a.keys() - b.keys()
-    _same(missing, set(), "events that B does not show")
-    _same(a, b, "what the events say")
+    same(missing, set(), "events that B does not show")
+    same(a, b, "what the events say")
     return f"{len(b)} events"
 
 
@@ -44,14 +41,14 @@ def _current_state(incident: Incident) -> str:
         {key: event["event_id"] for key, event in user.state(room.room_id).items()}
         for user in (room.alice, room.bob)
     )
-    _same(a, b, "the current state")
+    same(a, b, "the current state")
     return f"{len(b)} entries"
 
 
 def _members(incident: Incident) -> str:
     room = incident.room
     a, b = (user.members(room.room_id) for user in (room.alice, room.bob))
-    _same(a, b, "the members")
+    same(a, b, "the members")
     if incident.late.user_id not in b:
         raise NotWhole(f"{incident.late.user_id}, who joined during the incident, is missing")
     return f"{len(b)} of them, {incident.late.user_id} too"
@@ -61,19 +58,19 @@ def _extremities(incident: Incident) -> str:
     room = incident.room
     sql = "SELECT event_id FROM event_forward_extremities WHERE room_id = ?"
     a, b = ({i for (i,) in s.database.query(sql, room.room_id)} for s in (room.a, room.b))
-    _same(a, b, "the forward extremities")
+    same(a, b, "the forward extremities")
     return f"{len(b)} of them"
 
 
 def _nothing_rejected(incident: Incident) -> str:
-    _same(set(), incident.room.b.rejected(incident.room.room_id), "the rejected events")
+    same(set(), incident.room.b.rejected(incident.room.room_id), "the rejected events")
     return "none"
 
 
 def _search(incident: Incident) -> str:
     room = incident.room
     a, b = (set(user.search(incident.WORD, [room.room_id])) for user in (room.alice, room.bob))
-    _same(a, b, f"what is found for {incident.WORD!r}")
+    same(a, b, f"what is found for {incident.WORD!r}")
     if not b >= set(incident.messages):
         raise NotWhole(f"the search for {incident.WORD!r} lacks messages")
     return f"{len(b)} messages found"
@@ -93,10 +90,10 @@ def _relations(incident: Incident) -> str:
             {event["event_id"] for event in user.relations(r, event_id, relation)}
             for user in (room.alice, room.bob)
         )
-        _same(a, b, f"the {relation} of {event_id}")
+        same(a, b, f"the {relation} of {event_id}")
         count += len(b)
     for event_id in (incident.redacted, incident.early_doomed):
-        _same(room.bob.event(r, event_id)["content"], {}, f"the redacted {event_id}")
+        same(room.bob.event(r, event_id)["content"], {}, f"the redacted {event_id}")
     return f"{count} relations, 2 redactions"
 
 
@@ -107,7 +104,7 @@ def _told(incident: Incident) -> str:
         raise NotWhole("a client that had synced all along is told nothing")
     timeline = {event["event_id"] for event in answer["timeline"]["events"]}
     known = timeline | {event["event_id"] for event in answer["state"]["events"]}
-    _same({*incident.messages, incident.x, incident.topic} - known, set(), "what it is not told")
+    same({*incident.messages, incident.x, incident.topic} - known, set(), "what it is not told")
     return f"{len(timeline)} events in its timeline"
 
 
@@ -118,7 +115,7 @@ def _moderator(incident: Incident) -> str:
     except MatrixError as e:
         raise NotWhole(f"{room.carol.user_id} may not act: {e.error}") from None
     _arrives(room.a, event_id, "the moderator's act")
-    _same(topic, room.alice.get_state(room.room_id, "m.room.topic")["topic"], "A's topic")
+    same(topic, room.alice.get_state(room.room_id, "m.room.topic")["topic"], "A's topic")
     return f"{room.carol.user_id} has set the topic, and A has taken it"
 
 
@@ -134,7 +131,7 @@ def _traffic(incident: Incident) -> str:
         _arrives(receiver, event_id, f"a message of {sender.user_id}")
         if event_id not in {event["event_id"] for event in user.messages(r, limit=20)}:
             raise NotWhole(f"{user.user_id} does not see a message of {sender.user_id}")
-    _same(set(), room.a.rejected(r) | room.b.rejected(r), "the rejected events")
+    same(set(), room.a.rejected(r) | room.b.rejected(r), "the rejected events")
     return "two messages each way"
 
 
@@ -158,11 +155,6 @@ def _logs(incident: Incident) -> str:
     return "both servers'"
 
 
-def _same(a: object, b: object, what: str) -> None:
-    if a != b:
-        raise NotWhole(f"{what}: A has {str(a)[:500]}, B has {str(b)[:500]}")
-
-
 CHECKS: dict[str, Check] = {
     "Nothing is rejected any more": _nothing_rejected,
     "Every event is there, and says what it says on A": _all_messages,
@@ -176,16 +168,3 @@ CHECKS: dict[str, Check] = {
     "New messages go both ways": _traffic,
     "No error is in the logs": _logs,
 }
-
-
-def prove(incident: Incident) -> Iterator[tuple[str, str]]:
-    """Makes every check, and yields what holds with what was seen.
-
-    Raises:
-        NotWhole: with the check that fails.
-    """
-    for what, check in CHECKS.items():
-        try:
-            yield what, check(incident)
-        except (NotWhole, MatrixError) as e:
-            raise NotWhole(f"Not so: {what}. {e}") from None
