@@ -40,17 +40,15 @@ def play(terminal: Terminal, old: Server, b: Server) -> OldRoom:
 
 def _remember(terminal: Terminal, old: Server, b: Server) -> OldRoom:
     terminal.heading("An old server, and its last day")
-    alice, anna, room_id = begin(old, _ROOM_VERSION)
-    bob = b.register("bob", admin=True)
-    world = OldRoom(a=old, b=b, room_id=room_id, alice=alice, anna=anna, bob=bob)
+    world = begin(old, b, _ROOM_VERSION)
     live(world, _MESSAGES)
     come_late(world)
     terminal.say(
-        f"A third server, {old.name}, has a room with a past: {alice.user_id} and {anna.user_id} "
-        "have written there, with a thread, an edit, a reaction, a redaction, new topics; "
-        f"{anna.user_id} has left and come back. Then {bob.user_id} of B, an administrator, joins. "
-        "The old server is stopped, for good: nobody can ask it for anything any more. Its "
-        "database is left."
+        f"A third server, {old.name}, has a room with a past: {world.alice.user_id} and "
+        f"{world.anna.user_id} have written there, with a thread, an edit, a reaction, a "
+        f"redaction, new topics; {world.anna.user_id} has left and come back. Then "
+        f"{world.bob.user_id} of B, an administrator, joins. The old server is stopped, for good: "
+        "nobody can ask it for anything any more. Its database is left."
     )
     return world
 

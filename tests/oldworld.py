@@ -14,6 +14,7 @@ from urllib.parse import quote
 from synapse.api.room_versions import EventFormatVersions
 
 from tests.harness.client import Client
+from tests.harness.config import Module
 from tests.harness.database import Database
 from tests.harness.federation import running
 from tests.harness.hostile import HostilePeer
@@ -26,7 +27,7 @@ _serial = itertools.count(1)
 OVER = ("complete", "failed", "cancelled")
 
 
-def sources(**databases: Any) -> list[dict[str, Any]]:
+def sources(**databases: Any) -> list[Module]:
     """The `modules` of a server that knows old databases by these names."""
     named = {name: {"database": database} for name, database in databases.items()}
     return [{"module": MODULE, "config": {"sources": named}}]
@@ -120,7 +121,7 @@ def old_world(
         install=b_install,
     )
     with running(a, b, c):
-        alice, anna, room_id = begin(a, version)
+        alice, anna, room_id = first_users(a, version)
         carol, bob = c.register("carol"), b.register("bob", admin=True)
         carol.join(room_id, via=a.name)
         wait_for(lambda: carol.user_id in alice.members(room_id), what="C to be in the room")
@@ -140,8 +141,37 @@ def old_world(
         yield world
 
 
-def begin(a: Server, version: str) -> tuple[Client, Client, str]:
-    """Makes the room on the old server, with two users in it; the first administrates it."""
+@contextmanager
+def old_room(
+    folder: Path, messages: int = 12, modules: Callable[[Server], list[Module]] | None = None
+) -> Iterator[OldRoom]:
+    """Makes the room of two servers alone, and stops the old one.
+
+    Args:
+        folder: Where the servers keep their files.
+        messages: How many the room has.
+        modules: What B loads, given A; None for our module with A's database as `old`.
+    """
+    a = Server(folder / "a", modules=[])
+    known = sources(old=a.database.synapse_config()) if modules is None else modules(a)
+    b = Server(folder / "b", modules=known)
+    with running(a, b):
+        world = begin(a, b, "11")
+        live(world, messages)
+        come_late(world)
+        a.stop()
+        yield world
+
+
+def begin(a: Server, b: Server, version: str) -> OldRoom:
+    """Makes a room on the old server, with two users in it; B knows nothing of it yet."""
+    alice, anna, room_id = first_users(a, version)
+    bob = b.register("bob", admin=True)
+    return OldRoom(a=a, b=b, room_id=room_id, alice=alice, anna=anna, bob=bob)
+
+
+def first_users(a: Server, version: str) -> tuple[Client, Client, str]:
+    """The users who make a room on the old server, the first as its administrator."""
     alice, anna = a.register("alice", admin=True), a.register("anna")
     room_id = alice.create_room(version, name="The old room", topic="Before")
     anna.join(room_id)
@@ -338,3 +368,11 @@ def accepted(server: Server, room_id: str) -> set[str]:
             room_id,
         )
     }
+
+
+def tamper(world: OldRoom, event_id: str, change: Callable[[str], str]) -> None:
+    """Changes an event's JSON in the old server's database."""
+    text = world.a.database.value("SELECT json FROM event_json WHERE event_id = ?", event_id)
+    world.a.database.execute(
+        "UPDATE event_json SET json = ? WHERE event_id = ?", change(text), event_id
+    )

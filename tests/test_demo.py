@@ -19,12 +19,11 @@ from demo.curl import CallFailed, Shell
 from demo.proof import NotWhole, prove
 from demo.terminal import Terminal, shortened
 from tests.harness.client import Client, MatrixError
-from tests.harness.federation import Pair, running
+from tests.harness.federation import Pair
 from tests.harness.incident import Incident, make_incident
 from tests.harness.process import REPOSITORY
-from tests.harness.server import Server
 from tests.harness.waiting import wait_for
-from tests.oldworld import OldRoom, begin, come_late, live, sources
+from tests.oldworld import OldRoom, old_room
 
 COMMAND = [sys.executable, "-m", "demo"]
 
@@ -183,18 +182,9 @@ def test_proof_fails_with_its_first_check(incident: Incident) -> None:
 
 
 @pytest.fixture(scope="module")
-def old_room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OldRoom]:
+def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OldRoom]:
     """The room of the second act, with the old server gone and nothing imported."""
-    folder = tmp_path_factory.mktemp("old-room")
-    a = Server(folder / "a", modules=[])
-    b = Server(folder / "b", modules=sources(old=a.database.synapse_config()))
-    with running(a, b):
-        alice, anna, room_id = begin(a, "11")
-        bob = b.register("bob", admin=True)
-        world = OldRoom(a=a, b=b, room_id=room_id, alice=alice, anna=anna, bob=bob)
-        live(world, 12)
-        come_late(world)
-        a.stop()
+    with old_room(tmp_path_factory.mktemp("old-room")) as world:
         yield world
 
 
@@ -209,36 +199,36 @@ NEEDS_THE_IMPORT = (
 
 
 @pytest.mark.parametrize("check", NEEDS_THE_IMPORT)
-def test_proof_fails_without_the_import(old_room: OldRoom, check: history_proof.Check) -> None:
+def test_proof_fails_without_the_import(room: OldRoom, check: history_proof.Check) -> None:
     with pytest.raises((NotWhole, MatrixError)):
-        check(old_room)
+        check(room)
 
 
-def test_proof_holds_after_the_import_and_fails_on_what_spoils_it(old_room: OldRoom) -> None:
-    job = old_room.import_room()
-    assert (job["status"], job["imported"]) == ("complete", len(old_room.order) - 1)
+def test_proof_holds_after_the_import_and_fails_on_what_spoils_it(room: OldRoom) -> None:
+    job = room.import_room()
+    assert (job["status"], job["imported"]) == ("complete", len(room.order) - 1)
     for check in NEEDS_THE_IMPORT:
-        assert check(old_room)
-    swapped = [*old_room.order[1::-1], *old_room.order[2:]]
-    twice = copy.copy(old_room.bob)
-    pages = old_room.bob.messages(old_room.room_id)
+        assert check(room)
+    swapped = [*room.order[1::-1], *room.order[2:]]
+    twice = copy.copy(room.bob)
+    pages = room.bob.messages(room.room_id)
     twice.messages = lambda *_, **__: [*pages, pages[-1]]  # type: ignore[method-assign]
     for spoilt, check, why in (
-        (replace(old_room, order=swapped), history_proof._in_order, "newest first"),
-        (replace(old_room, bob=twice), history_proof._in_order, "twice"),
-        (replace(old_room, a=old_room.b), history_proof._gone, "still runs"),
+        (replace(room, order=swapped), history_proof._in_order, "newest first"),
+        (replace(room, bob=twice), history_proof._in_order, "twice"),
+        (replace(room, a=room.b), history_proof._gone, "still runs"),
     ):
         with pytest.raises(NotWhole, match=why):
             check(spoilt)
-    assert list(prove(history_proof.CHECKS, old_room))
+    assert list(prove(history_proof.CHECKS, room))
     # The last of the proof has sent a message: the proof, made again, sees that something is new.
     with pytest.raises(NotWhole, match="is told of the room"):
-        history_proof._not_told(old_room)
+        history_proof._not_told(room)
     with pytest.raises(NotWhole, match="what is to stay as it was"):
-        history_proof._untouched(old_room)
-    old_room.bob.leave(old_room.room_id)
+        history_proof._untouched(room)
+    room.bob.leave(room.room_id)
     with pytest.raises(MatrixError):
-        history_proof._goes_on(old_room)
+        history_proof._goes_on(room)
 
 
 @pytest.mark.parametrize("curl", [True, False])

@@ -26,6 +26,7 @@ from tests.oldworld import (
     signed,
     sources,
     states,
+    tamper,
     untouched,
 )
 
@@ -279,14 +280,6 @@ def test_a_third_server_gets_the_history_from_us(tmp_path: Path) -> None:
             wait_for(all_of_it, 60, what="D to have the whole history")
         finally:
             third.stop()
-
-
-def tamper(world: OldWorld, event_id: str, change: Any) -> None:
-    """Changes an event's JSON in the old server's database."""
-    text = world.a.database.value("SELECT json FROM event_json WHERE event_id = ?", event_id)
-    world.a.database.execute(
-        "UPDATE event_json SET json = ? WHERE event_id = ?", change(text), event_id
-    )
 
 
 def test_nothing_is_believed(tmp_path: Path) -> None:
