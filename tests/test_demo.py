@@ -127,7 +127,7 @@ sys.exit(demo.main())
     assert not _folder(ran.stdout).exists()
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ended_in_the_second_act(tmp_path: Path, signum: signal.Signals) -> None:
     output = tmp_path / "output"
     with output.open("wb") as file:
