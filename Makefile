@@ -39,7 +39,7 @@ format: $(VENV)/.stamp
 test: venv lint
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS) tests
 
-# Keeps two servers up until Ctrl-C; with ONCE=1 it ends after the proof.
+# Keeps two servers up until Ctrl-C; with ONCE=1 it ends after the proofs.
 demo: $(VENV)/.stamp
 	$(VENV)/bin/python -m demo
 

@@ -1,1 +1,1 @@
-"""The incident between two real servers on this machine, and its repair: `python -m demo`."""
+"""An incident between two real servers and its repair, and an import: `python -m demo`."""

@@ -1,4 +1,4 @@
-"""Shows an incident and its repair. Environment: `ONCE=1` to end after the proof."""
+"""Shows an incident, its repair, and an import. With `ONCE=1` it ends after the proofs."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 from types import FrameType
 
-from demo.curl import CallFailed, Shell
-from demo.proof import NotWhole, prove
+from demo import history, incident
+from demo.curl import CallFailed
+from demo.proof import NotWhole
 from demo.terminal import Terminal
-from tests.harness.client import REPAIR_API, MatrixError, quoted
+from tests.harness.client import REPAIR_API, MatrixError
 from tests.harness.federation import Pair, running
-from tests.harness.incident import Incident, make_incident
+from tests.harness.incident import Incident
 from tests.harness.server import Server
-
-_ROOM_VERSION = "10"
-_REPAIR_TIMEOUT = 120.0
+from tests.oldworld import OldRoom
 
 
 def main() -> int:
@@ -47,6 +45,7 @@ def _end(signum: int, frame: FrameType | None) -> None:
 
 
 def _demo(terminal: Terminal, folder: Path, *, once: bool) -> int:
+    terminal.act("First act: events are lost, and repaired")
     terminal.heading("Two servers")
     a, b = Server(folder / "a", modules=[]), Server(folder / "b")
     terminal.say(
@@ -56,130 +55,30 @@ def _demo(terminal: Terminal, folder: Path, *, once: bool) -> int:
     )
     with running(a, b):
         terminal.table(("", "name", "for clients"), ("A", a.name, a.url), ("B", b.name, b.url))
-        incident = _break(terminal, Pair(a, b))
-        _show_broken(terminal, incident)
-        shell = _shell(terminal, incident)
-        _understand(terminal, shell)
-        _repair(terminal, shell)
-        _show_whole(terminal, incident)
+        repaired = incident.play(terminal, Pair(a, b))
+        terminal.act("Second act: a server is gone, and its history comes back")
+        old = Server(folder / "old", modules=[])
+        imported = history.play(terminal, old, b)
         if once:
             return 0
-        return _keep_up(terminal, incident)
+        return _keep_up(terminal, repaired, imported)
 
 
-def _break(terminal: Terminal, pair: Pair) -> Incident:
-    terminal.heading("The incident")
-    room = pair.room(_ROOM_VERSION)
-    terminal.say(
-        f"{room.alice.user_id} of A has made a room; {room.bob.user_id} and {room.carol.user_id} "
-        "of B are in it. Now she makes carol a moderator. B's auth check errs once, and rejects "
-        "that one m.room.power_levels event. All that A sends from then on cites it, so B rejects "
-        "that too: messages, a thread, edits, reactions, redactions, a topic, a join. B's own "
-        "messages still go out."
-    )
-    return make_incident(room)
-
-
-def _show_broken(terminal: Terminal, incident: Incident) -> None:
-    terminal.heading("What B's users see of it")
+def _keep_up(terminal: Terminal, incident: Incident, world: OldRoom) -> int:
+    terminal.act("To play with")
     room = incident.room
-    rows: list[tuple[str, ...]] = [("", "on A", "on B")]
-    seen = [
-        (
-            str(len(user.messages(room.room_id))),
-            repr(user.get_state(room.room_id, "m.room.topic")["topic"]),
-            str(len(user.members(room.room_id))),
-            str(len(user.search(incident.WORD, [room.room_id]))),
-        )
-        for user in (room.alice, room.bob)
-    ]
-    what = ("events in the room", "topic", "members", f"messages with the word {incident.WORD}")
-    rows += [(name, *found) for name, *found in zip(what, *seen, strict=True)]
-    terminal.table(*rows)
-    try:
-        room.carol.send_state(room.room_id, "m.room.topic", {"topic": "I am a moderator"})
-    except MatrixError as e:
-        terminal.say(f"Carol, a moderator in A's eyes, sets the topic on B: {e.status}, {e.error}.")
-    else:
-        raise NotWhole("B let the moderator act, so there has been no incident")
-
-
-def _shell(terminal: Terminal, incident: Incident) -> Shell:
-    terminal.heading("What B's administrator finds")
-    room = incident.room
-    terminal.say(f"{room.bob.user_id} is an administrator of B, and has a shell.")
-    shell = Shell(
-        terminal,
-        {
-            "TOKEN": room.bob.access_token,
-            "API": room.b.url + REPAIR_API,
-            "ROOM": quoted(room.room_id)[1:],
-        },
-    )
-    shell.show_variables()
-    return shell
-
-
-def _understand(terminal: Terminal, shell: Shell) -> None:
-    terminal.say("Which rooms have rejected events?")
-    (room,) = shell.call("$API/rooms")["rooms"]
-    terminal.say("What happened in this one? One root, which passes the checks today; a cascade.")
-    (root,) = shell.call("$API/rooms/$ROOM/diagnosis")["roots"]
-    if root["verdict"] != "accept" or root["cascade"]["count"] + 1 != room["rejected_events"]:
-        raise NotWhole("that is not the diagnosis of the incident that was made")
-    terminal.say("And what would have to be mended?")
-    if shell.call("$API/rooms/$ROOM/health")["healthy"]:
-        raise NotWhole("the room is said to be healthy")
-
-
-def _repair(terminal: Terminal, shell: Shell) -> None:
-    terminal.heading("The repair")
-    terminal.say("What would a repair do? This only looks:")
-    plan = shell.call("$API/rooms/$ROOM/repair", {})
-    terminal.say("That is what we want: the same again for real, bound to what we have just seen.")
-    started = shell.call("$API/rooms/$ROOM/repair", {"dry_run": False, "plan": plan["fingerprint"]})
-    status = f"$API/repairs/{started['repair_id']}"
-    deadline = time.monotonic() + _REPAIR_TIMEOUT
-    while (repair := shell.call(status, show=False))["status"] in ("scheduled", "active"):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"The repair is not over after {_REPAIR_TIMEOUT:g} s: {repair}")
-        time.sleep(0.1)
-    terminal.say("It runs in the background, on the live server. A moment later:")
-    repair = shell.call(status)
-    foretold = plan["summary"]
-    if (repair["status"], repair["accepted"], repair["rejected"], repair["state_changes"]) != (
-        "complete",
-        foretold["accept"],
-        foretold["reject"],
-        foretold["state_changes"],
-    ):
-        raise NotWhole("the repair did not do what the dry run foretold")
-    terminal.say("Is the room healthy now?")
-    if not shell.call("$API/rooms/$ROOM/health")["healthy"]:
-        raise NotWhole("the room is not healthy after the repair")
-
-
-def _show_whole(terminal: Terminal, incident: Incident) -> None:
-    terminal.heading("The proof: B, held against A, which never erred")
-    terminal.say("What users of B see and can do now:")
-    for what, detail in prove(incident):
-        terminal.proved(what, detail)
-    terminal.say("The room is whole.")
-
-
-def _keep_up(terminal: Terminal, incident: Incident) -> int:
-    terminal.heading("To play with")
-    room = incident.room
-    terminal.say("Both servers stay up. Log in with a client that lets you name a homeserver.")
-    users = (room.alice, incident.late, room.bob, room.carol)
+    terminal.say("A and B stay up. Log in with a client that lets you name a homeserver.")
+    users = (room.alice, incident.late, room.bob, room.carol, world.bob)
     rows = [
         (user.user_id, "password of " + user.user_id[1:].split(":")[0], user.access_token, user.url)
         for user in users
     ]
     terminal.table(("user", "password", "access token", "homeserver"), *rows)
     terminal.say(
-        f"The endpoints: {room.b.url}{REPAIR_API}/rooms (administrator: {room.bob.user_id}). "
-        f"The room: {room.room_id}. The servers' logs: {room.a.log_path}, {room.b.log_path}."
+        f"The endpoints: {room.b.url}{REPAIR_API}/rooms (administrators: {room.bob.user_id}, "
+        f"{world.bob.user_id}). The room of the first act: {room.room_id}; of the second, which "
+        f"only {world.bob.user_id} is in: {world.room_id}. "
+        f"The servers' logs: {room.a.log_path}, {room.b.log_path}."
     )
     terminal.say("Ctrl-C stops the servers and removes everything.")
     try:

@@ -13,6 +13,8 @@ from typing import Any
 import requests
 
 from demo.terminal import Terminal
+from tests.harness.client import REPAIR_API, Client, quoted
+from tests.harness.waiting import wait_for
 
 _TIMEOUT = 120
 
@@ -27,20 +29,23 @@ class Shell:
     Where there is no curl, Python makes the same calls.
     """
 
-    def __init__(self, terminal: Terminal, variables: Mapping[str, str]) -> None:
-        """Sets variables that the commands use.
+    def __init__(self, terminal: Terminal, admin: Client, room_id: str) -> None:
+        """Shows the variables that the commands use: `TOKEN`, `API` and `ROOM`.
 
         Args:
             terminal: Where the commands and their answers are shown.
-            variables: `TOKEN`, the admin's access token, and others that paths contain.
+            admin: Who calls.
+            room_id: The room that it is about.
         """
         self._terminal = terminal
-        self._variables = dict(variables)
+        self._variables = {
+            "TOKEN": admin.access_token,
+            "API": admin.url + REPAIR_API,
+            "ROOM": quoted(room_id)[1:],
+        }
         self._curl = shutil.which("curl") is not None
-
-    def show_variables(self) -> None:
         for name, value in self._variables.items():
-            self._terminal.command(f"{name}={shlex.quote(value)}")
+            terminal.command(f"{name}={shlex.quote(value)}")
 
     def call(self, url: str, body: Mapping[str, Any] | None = None, *, show: bool = True) -> Any:
         """Calls an endpoint, and returns the JSON that it answers.
@@ -67,6 +72,15 @@ class Shell:
         if "errcode" in answer:
             raise CallFailed(f"{command}\nanswered: {answer['errcode']}: {answer['error']}")
         return answer
+
+    def wait_until_over(self, url: str) -> None:
+        """Asks for a job, and shows nothing, until it is over."""
+        wait_for(
+            lambda: self.call(url, show=False)["status"] not in ("scheduled", "active"),
+            _TIMEOUT,
+            what=f"the job {url} to be over",
+            interval=0.1,
+        )
 
     def _run(self, command: str) -> str:
         # Proxies of the surroundings have no business between two programs on this machine.

@@ -23,6 +23,11 @@ class Terminal:
         getattr(sys.stdout, "reconfigure", lambda **_: None)(errors="replace")
         self._step = 0
 
+    def act(self, text: str) -> None:
+        """What the headings that follow are a part of."""
+        self._line()
+        self._line(self._in(_BOLD, text.upper()))
+
     def heading(self, text: str) -> None:
         self._step += 1
         self._line()
@@ -45,6 +50,12 @@ class Terminal:
     def command(self, text: str) -> None:
         self._line()
         self._line("   " + self._in(_CYAN, "$ " + text))
+
+    def file(self, text: str) -> None:
+        """What is written into a file."""
+        self._line()
+        for line in text.splitlines():
+            self._line("   " + self._in(_DIM, line))
 
     def answer(self, value: Any) -> None:
         """JSON, with long lists cut short."""

@@ -163,7 +163,7 @@ class ImportRunner:
             if job.cancel_requested:
                 break
             alone = self.requests_begun() == requests
-            arrivals.page = _PAGE if alone else _PAGE_BESIDE_OTHERS
+            arrivals.page = _page(job, _PAGE if alone else _PAGE_BESIDE_OTHERS)
             rest = 0.0 if alone else stored_in * _REST_BESIDE_OTHERS
             requests = self.requests_begun()
             await self.clock.pause(
@@ -175,6 +175,12 @@ class ImportRunner:
         """How long to wait for the rate that was asked for, in seconds."""
         limit = job.request.events_per_second
         return 0.0 if limit is None else done / limit - (self.clock.now_ms() - began) / 1000
+
+
+def _page(job: ImportJob, size: int) -> int:
+    # A rest is of a second then, whatever the rate: a cancellation is seen after it.
+    limit = job.request.events_per_second
+    return size if limit is None else min(size, limit)
 
 
 def _with_rate(job: ImportJob, done: int, seconds: float) -> ImportJob:

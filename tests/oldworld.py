@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from urllib.parse import quote
 from synapse.api.room_versions import EventFormatVersions
 
 from tests.harness.client import Client
+from tests.harness.config import Module
 from tests.harness.database import Database
 from tests.harness.federation import running
 from tests.harness.hostile import HostilePeer
@@ -21,31 +23,33 @@ from tests.harness.server import Server
 from tests.harness.waiting import wait_for
 
 MODULE = "synapse_rejection_repair.RejectionRepair"
+_serial = itertools.count(1)
 OVER = ("complete", "failed", "cancelled")
 
 
-def sources(**databases: Any) -> list[dict[str, Any]]:
+def sources(**databases: Any) -> list[Module]:
     """The `modules` of a server that knows old databases by these names."""
     named = {name: {"database": database} for name, database in databases.items()}
     return [{"module": MODULE, "config": {"sources": named}}]
 
 
-@dataclass
-class OldWorld:
-    """A (old), C (there from the start) and B (new) in one room."""
+@dataclass(kw_only=True)
+class OldRoom:
+    """A room of A's (old), to which B (new) came late."""
 
     a: Server
     b: Server
-    c: Server
     room_id: str
     alice: Client
     anna: Client
-    carol: Client
     bob: Client
     messages: list[str] = field(default_factory=list)
+    reacted: str = ""
     thread_root: str = ""
-    forks: list[list[str]] = field(default_factory=list)
+    edited: str = ""
+    redacted: str = ""
     since: str = ""
+    """Bob's sync token from after his join."""
     order: list[str] = field(default_factory=list)
     """What the old server's /messages gave, newest first, when it was last asked."""
     facts: dict[str, Any] = field(default_factory=dict)
@@ -63,6 +67,15 @@ class OldWorld:
         assert answer["dry_run"] is True
         summary: dict[str, Any] = answer["summary"]
         return summary
+
+
+@dataclass(kw_only=True)
+class OldWorld(OldRoom):
+    """The same with a third server, C, in the room from the start."""
+
+    c: Server
+    carol: Client
+    forks: list[list[str]] = field(default_factory=list)
 
 
 def room_path(room_id: str, *parts: str) -> str:
@@ -108,34 +121,77 @@ def old_world(
         install=b_install,
     )
     with running(a, b, c):
-        alice, anna = a.register("alice", admin=True), a.register("anna")
+        alice, anna, room_id = first_users(a, version)
         carol, bob = c.register("carol"), b.register("bob", admin=True)
-        room_id = alice.create_room(version, name="The old room", topic="Before")
-        anna.join(room_id)
         carol.join(room_id, via=a.name)
         wait_for(lambda: carol.user_id in alice.members(room_id), what="C to be in the room")
         levels = alice.get_state(room_id, "m.room.power_levels")
         levels.setdefault("users", {})[carol.user_id] = 50
         alice.send_state(room_id, "m.room.power_levels", levels)
-        world = OldWorld(a, b, c, room_id, alice, anna, carol, bob)
+        world = OldWorld(
+            a=a, b=b, c=c, room_id=room_id, alice=alice, anna=anna, carol=carol, bob=bob
+        )
         live(world, messages)
         if spoil is not None:
             spoil(world)
         if join:
-            bob.join(room_id, via=a.name)
-            partial = "SELECT 1 FROM partial_state_rooms WHERE room_id = ?"
-            wait_for(lambda: not b.database.query(partial, room_id), what="B's whole state")
-            wait_for(lambda: bob.user_id in alice.members(room_id), what="A to see bob")
-            world.order = [e["event_id"] for e in alice.messages(room_id)]
-            world.since = bob.sync()["next_batch"]
-            world.facts = untouched(b, bob, room_id)
+            come_late(world)
         a.stop()
         c.stop()
         yield world
 
 
-def live(world: OldWorld, messages: int) -> None:
-    """Lets the old room's users do what users do."""
+@contextmanager
+def old_room(
+    folder: Path, messages: int = 12, modules: Callable[[Server], list[Module]] | None = None
+) -> Iterator[OldRoom]:
+    """Makes the room of two servers alone, and stops the old one.
+
+    Args:
+        folder: Where the servers keep their files.
+        messages: How many the room has.
+        modules: What B loads, given A; None for our module with A's database as `old`.
+    """
+    a = Server(folder / "a", modules=[])
+    known = sources(old=a.database.synapse_config()) if modules is None else modules(a)
+    b = Server(folder / "b", modules=known)
+    with running(a, b):
+        world = begin(a, b, "11")
+        live(world, messages)
+        come_late(world)
+        a.stop()
+        yield world
+
+
+def begin(a: Server, b: Server, version: str) -> OldRoom:
+    """Makes a room on the old server, with two users in it; B knows nothing of it yet."""
+    alice, anna, room_id = first_users(a, version)
+    bob = b.register("bob", admin=True)
+    return OldRoom(a=a, b=b, room_id=room_id, alice=alice, anna=anna, bob=bob)
+
+
+def first_users(a: Server, version: str) -> tuple[Client, Client, str]:
+    """The users who make a room on the old server, the first as its administrator."""
+    alice, anna = a.register("alice", admin=True), a.register("anna")
+    room_id = alice.create_room(version, name="The old room", topic="Before")
+    anna.join(room_id)
+    return alice, anna, room_id
+
+
+def come_late(world: OldRoom) -> None:
+    """Lets B's user join, and notes what there is to see on both servers then."""
+    a, b, bob, room_id = world.a, world.b, world.bob, world.room_id
+    bob.join(room_id, via=a.name)
+    partial = "SELECT 1 FROM partial_state_rooms WHERE room_id = ?"
+    wait_for(lambda: not b.database.query(partial, room_id), what="B's whole state")
+    wait_for(lambda: bob.user_id in world.alice.members(room_id), what="A to see bob")
+    world.order = [e["event_id"] for e in world.alice.messages(room_id)]
+    world.since = bob.sync()["next_batch"]
+    world.facts = untouched(b, bob, room_id)
+
+
+def live(world: OldRoom, messages: int) -> None:
+    """Lets the old room's users do what users do; 12 messages are one of everything."""
     r, alice, anna = world.room_id, world.alice, world.anna
     for number in range(messages):
         sender = (alice, anna)[number % 2]
@@ -143,18 +199,21 @@ def live(world: OldWorld, messages: int) -> None:
         world.messages.append(event_id)
         kind = number % 12
         if kind == 1:
+            world.reacted = event_id
             anna.react(r, event_id, "👍")
         elif kind == 3:
             world.thread_root = event_id
             for reply in range(3):
                 alice.send_in_thread(r, event_id, f"Reply {reply}")
         elif kind == 5:
+            world.edited = event_id
             sender.edit(r, event_id, f"Corrected{number}")
         elif kind == 7:
+            world.redacted = event_id
             alice.redact(r, event_id, "said too much")
         elif kind == 8:
             alice.send_state(r, "m.room.topic", {"topic": f"Topic {number}"})
-        elif kind == 9:
+        elif kind == 9 and isinstance(world, OldWorld):
             fork(world, state=number % 24 == 9)
     anna.leave(r)
     alice.send_message(r, "Anna has left")
@@ -226,7 +285,10 @@ def untouched(b: Server, bob: Client, room_id: str) -> dict[str, Any]:
             )
         ),
         "joined": sorted(bob.members(room_id)),
-        "unread": bob.sync()["rooms"]["join"][room_id]["unread_notifications"],
+        # For two minutes, Synapse gives the same answer again to who asks the same.
+        "unread": bob.sync(timeout_ms=next(_serial))["rooms"]["join"][room_id][
+            "unread_notifications"
+        ],
         "pushes": query("SELECT COUNT(*) FROM event_push_actions WHERE room_id = ?", room_id),
     }
 
@@ -306,3 +368,11 @@ def accepted(server: Server, room_id: str) -> set[str]:
             room_id,
         )
     }
+
+
+def tamper(world: OldRoom, event_id: str, change: Callable[[str], str]) -> None:
+    """Changes an event's JSON in the old server's database."""
+    text = world.a.database.value("SELECT json FROM event_json WHERE event_id = ?", event_id)
+    world.a.database.execute(
+        "UPDATE event_json SET json = ? WHERE event_id = ?", change(text), event_id
+    )

@@ -1,24 +1,29 @@
-"""The demo: it ends well, with curl and without, and its proof fails on a broken room."""
+"""The demo: it ends well, with curl and without, and its proofs fail where they are to fail."""
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from demo import proof
+from demo import history_proof, incident_proof
 from demo.curl import CallFailed, Shell
+from demo.proof import NotWhole, prove
 from demo.terminal import Terminal, shortened
-from tests.harness.client import REPAIR_API, MatrixError, quoted
+from tests.harness.client import Client, MatrixError
 from tests.harness.federation import Pair
 from tests.harness.incident import Incident, make_incident
 from tests.harness.process import REPOSITORY
 from tests.harness.waiting import wait_for
+from tests.oldworld import OldRoom, old_room
 
 COMMAND = [sys.executable, "-m", "demo"]
 
@@ -43,7 +48,7 @@ def test_once() -> None:
     # It is no terminal that it was written to.
     assert "\x1b" not in ran.stdout
     commands = re.findall(r'^   \$ curl .*"\$API/(\S*)"$', ran.stdout, re.MULTILINE)
-    assert [re.sub("repairs/.*", "repairs/…", path) for path in commands] == [
+    assert [re.sub("(repairs|imports)/.*", r"\1/…", path) for path in commands] == [
         "rooms",
         "rooms/$ROOM/diagnosis",
         "rooms/$ROOM/health",
@@ -51,9 +56,16 @@ def test_once() -> None:
         "rooms/$ROOM/repair",
         "repairs/…",
         "rooms/$ROOM/health",
+        "sources/old/rooms",
+        "rooms/$ROOM/import",
+        "rooms/$ROOM/import",
+        "imports/…",
     ]
-    assert ran.stdout.count("✓") == len(proof.CHECKS)
-    assert ran.stdout.rstrip().endswith("The room is whole.")
+    first, second = ran.stdout.split("SECOND ACT")
+    assert first.count("✓") == len(incident_proof.CHECKS)
+    assert first.rstrip().endswith("The room is whole.")
+    assert second.count("✓") == len(history_proof.CHECKS)
+    assert second.rstrip().endswith("The history is there.")
     assert not _folder(ran.stdout).exists()
 
 
@@ -86,17 +98,18 @@ def test_until_interrupted(tmp_path: Path) -> None:
     assert "access token" in text
 
 
-def test_failure() -> None:
-    code = """
+@pytest.mark.parametrize("act", ["incident", "history"])
+def test_failure(act: str) -> None:
+    code = f"""
 import sys
-from demo import __main__ as demo
+from demo import __main__ as demo, {act} as act
 from demo.proof import NotWhole
 
-def prove(incident):
+def prove(checks, of):
     yield "One thing holds", "so it does"
     raise NotWhole("Not so: another")
 
-demo.prove = prove
+act.prove = prove
 sys.exit(demo.main())
 """
     ran = subprocess.run(
@@ -108,9 +121,45 @@ sys.exit(demo.main())
         timeout=200,
     )
     assert ran.returncode == 1, ran.stdout + ran.stderr
+    assert ("SECOND ACT" in ran.stdout) == (act == "history")
     assert ran.stdout.rstrip().endswith("✗ The demo has failed. Not so: another")
     assert ran.stderr == ""
     assert not _folder(ran.stdout).exists()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ended_in_the_second_act(tmp_path: Path, signum: signal.Signals) -> None:
+    output = tmp_path / "output"
+    with output.open("wb") as file:
+        demo = subprocess.Popen(COMMAND, cwd=REPOSITORY, stdout=file, stderr=subprocess.STDOUT)
+    try:
+        # While B is starting again.
+        wait_for(
+            lambda: demo.poll() is not None or "sources:" in output.read_text(),
+            timeout=200,
+            what="the second act",
+        )
+        text = output.read_text()
+        assert demo.poll() is None, text
+        servers = _servers(_folder(text))
+        assert servers
+        demo.send_signal(signum)
+        assert demo.wait(60) == 128 + signum, output.read_text()
+    finally:
+        demo.kill()
+        demo.wait()
+    assert not _folder(text).exists()
+    assert not _servers(_folder(text))
+
+
+def _servers(folder: Path) -> list[str]:
+    commands = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            commands.append(path.read_bytes().decode(errors="replace"))
+        except OSError:
+            continue
+    return [command for command in commands if f"{folder}/" in command]
 
 
 @pytest.fixture(scope="module")
@@ -120,16 +169,66 @@ def incident(pair: Pair) -> Incident:
 
 @pytest.mark.parametrize(
     "what",
-    [what for what, check in proof.CHECKS.items() if check is not proof._logs],
+    [w for w, check in incident_proof.CHECKS.items() if check is not incident_proof._logs],
 )
 def test_proof_fails_on_a_broken_room(incident: Incident, what: str) -> None:
-    with pytest.raises((proof.NotWhole, MatrixError)):
-        proof.CHECKS[what](incident)
+    with pytest.raises((NotWhole, MatrixError)):
+        incident_proof.CHECKS[what](incident)
 
 
 def test_proof_fails_with_its_first_check(incident: Incident) -> None:
-    with pytest.raises(proof.NotWhole, match=f"Not so: {next(iter(proof.CHECKS))}"):
-        list(proof.prove(incident))
+    with pytest.raises(NotWhole, match=f"Not so: {next(iter(incident_proof.CHECKS))}"):
+        list(prove(incident_proof.CHECKS, incident))
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OldRoom]:
+    """The room of the second act, with the old server gone and nothing imported."""
+    with old_room(tmp_path_factory.mktemp("old-room")) as world:
+        yield world
+
+
+NEEDS_THE_IMPORT = (
+    history_proof._in_order,
+    history_proof._unaltered,
+    history_proof._states,
+    history_proof._search,
+    history_proof._relations,
+    history_proof._redacted,
+)
+
+
+@pytest.mark.parametrize("check", NEEDS_THE_IMPORT)
+def test_proof_fails_without_the_import(room: OldRoom, check: history_proof.Check) -> None:
+    with pytest.raises((NotWhole, MatrixError)):
+        check(room)
+
+
+def test_proof_holds_after_the_import_and_fails_on_what_spoils_it(room: OldRoom) -> None:
+    job = room.import_room()
+    assert (job["status"], job["imported"]) == ("complete", len(room.order) - 1)
+    for check in NEEDS_THE_IMPORT:
+        assert check(room)
+    swapped = [*room.order[1::-1], *room.order[2:]]
+    twice = copy.copy(room.bob)
+    pages = room.bob.messages(room.room_id)
+    twice.messages = lambda *_, **__: [*pages, pages[-1]]  # type: ignore[method-assign]
+    for spoilt, check, why in (
+        (replace(room, order=swapped), history_proof._in_order, "newest first"),
+        (replace(room, bob=twice), history_proof._in_order, "twice"),
+        (replace(room, a=room.b), history_proof._gone, "still runs"),
+    ):
+        with pytest.raises(NotWhole, match=why):
+            check(spoilt)
+    assert list(prove(history_proof.CHECKS, room))
+    # The last of the proof has sent a message: the proof, made again, sees that something is new.
+    with pytest.raises(NotWhole, match="is told of the room"):
+        history_proof._not_told(room)
+    with pytest.raises(NotWhole, match="what is to stay as it was"):
+        history_proof._untouched(room)
+    room.bob.leave(room.room_id)
+    with pytest.raises(MatrixError):
+        history_proof._goes_on(room)
 
 
 @pytest.mark.parametrize("curl", [True, False])
@@ -143,12 +242,7 @@ def test_calls(
         monkeypatch.setenv("PATH", "/nowhere")
     room = incident.room
     rejected = len(room.b.rejected(room.room_id))
-    variables = {
-        "TOKEN": room.bob.access_token,
-        "API": room.b.url + REPAIR_API,
-        "ROOM": quoted(room.room_id)[1:],
-    }
-    shell = Shell(Terminal(), variables)
+    shell = Shell(Terminal(), room.bob, room.room_id)
     plan = shell.call("$API/rooms/$ROOM/repair", {"event_ids": [incident.x], "deliver": "history"})
     assert plan["summary"]["accept"] == rejected
     written = capsys.readouterr().out
@@ -157,8 +251,9 @@ def test_calls(
     assert f"… and {rejected - 2} more" in written
     with pytest.raises(CallFailed, match="M_INVALID_PARAM: 'dryrun' is not known"):
         shell.call("$API/rooms/$ROOM/repair", {"dryrun": False}, show=False)
+    stranger = Client(room.b.url, room.bob.user_id, "nonsense")
     with pytest.raises(CallFailed, match="M_UNKNOWN_TOKEN"):
-        Shell(Terminal(), {**variables, "TOKEN": "nonsense"}).call("$API/rooms", show=False)
+        Shell(Terminal(), stranger, room.room_id).call("$API/rooms", show=False)
 
 
 def test_shortened() -> None:

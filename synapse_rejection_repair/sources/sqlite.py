@@ -26,6 +26,7 @@ class SqliteConnection:
         uri = f"file:{quote(str(Path(path).absolute()))}?mode=ro"
         if immutable:
             uri += "&immutable=1"
+            _require_no_log(path)
         try:
             # Used by one thread at a time, but not always by the same.
             self._connection = sqlite3.connect(
@@ -52,6 +53,19 @@ class SqliteConnection:
     def close(self) -> None:
         """Ends the connection."""
         self._connection.close()
+
+
+def _require_no_log(path: str) -> None:
+    # SQLite would not look at it, so a server that was killed would lack its last events.
+    try:
+        left = Path(path + "-wal").stat().st_size
+    except OSError:
+        return
+    if left:
+        raise ConnectionFailed(
+            "its write-ahead log (-wal) beside it is not empty, and an immutable file is read"
+            " without it"
+        )
 
 
 def _failure(error: sqlite3.Error) -> ConnectionFailed:

@@ -54,8 +54,18 @@ class Server:
         self.federation_port = free_port()
         self._control = folder / "sabotage.json"
         self._process: Process | None = None
+        self._log_level = log_level
+        self._overrides = config
+        self.load_modules(modules)
+
+    def load_modules(self, modules: Sequence[Module] | None) -> None:
+        """Writes its configuration, with other modules from its next start on.
+
+        Args:
+            modules: As for the constructor.
+        """
         self.config = write_config(
-            folder,
+            self.folder,
             client_port=self.client_port,
             federation_port=self.federation_port,
             database=self.database,
@@ -66,8 +76,8 @@ class Server:
                     "config": {"control": str(self._control)},
                 }
             ],
-            log_level=log_level,
-            overrides=config,
+            log_level=self._log_level,
+            overrides=self._overrides,
         )
 
     @property

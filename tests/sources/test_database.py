@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg2
+import psycopg2.errors
 import pytest
 
 from synapse_rejection_repair.config import SourceConfig
@@ -18,6 +21,9 @@ from synapse_rejection_repair.sources.postgres import PostgresConnection
 from synapse_rejection_repair.sources.schema import SchemaRefused, examine
 from synapse_rejection_repair.sources.sqlite import SqliteConnection
 from tests.harness.postgres import Postgres
+from tests.harness.process import REPOSITORY
+
+IMPORT_DOC = REPOSITORY / "docs" / "import.md"
 
 # As Synapse 1.67 has it, where a later one has more columns.
 SCHEMA = """
@@ -212,6 +218,44 @@ def test_writers_are_not_kept_waiting(tmp_path: Path) -> None:
     with sqlite3.connect(place, timeout=0) as writer:
         writer.execute("DELETE FROM events")
     assert database.count("!r:x") == 0
+
+
+def test_immutable_files_have_no_log_left(tmp_path: Path) -> None:
+    place = tmp_path / "old.db"
+    old = Old()
+    old.event("$a", 1, 1)
+    with sqlite3.connect(place) as writing:
+        writing.execute("PRAGMA journal_mode = WAL")
+        writing.executescript(";".join(old.statements))
+        with pytest.raises(ConnectionFailed, match="-wal") as error:
+            SqliteConnection(str(place), immutable=True)
+        assert str(tmp_path) not in str(error.value)
+        # Whoever reads the log too sees what is in it.
+        database = SourceDatabase(SqliteConnection(str(place)))
+        assert database.rooms() == {"!r:x": 1}
+        database.close()
+    writing.close()
+    Path(f"{place}-wal").touch()
+    assert SourceDatabase(SqliteConnection(str(place), immutable=True)).rooms() == {"!r:x": 1}
+
+
+@pytest.mark.postgres
+def test_the_documented_role_may_read_and_nothing_else(postgres: Postgres) -> None:
+    (sql,) = re.findall(r"```sql\n(.*?)```", IMPORT_DOC.read_text(), re.DOTALL)
+    place = postgres.create_database()
+    old = Old()
+    old.event("$a", 1, 1)
+    old.opened_on(place).close()
+    place.execute(sql)
+    connection = PostgresConnection({**place.arguments, "user": "reader", "password": "…"})
+    database = SourceDatabase(connection)
+    assert database.rooms() == {"!r:x": 1}
+    assert ids(database.history("!r:x", BEGINNING, 9)) == ["$a"]
+    database.close()
+    reader = psycopg2.connect(**{**place.arguments, "user": "reader"})
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        reader.cursor().execute("DELETE FROM events")
+    reader.close()
 
 
 def test_immutable_files_need_nothing_beside_them(tmp_path: Path) -> None:
