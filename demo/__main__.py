@@ -58,7 +58,7 @@ def _demo(terminal: Terminal, folder: Path, *, once: bool) -> int:
         repaired = incident.play(terminal, Pair(a, b))
         terminal.act("Second act: a server is gone, and its history comes back")
         old = Server(folder / "old", modules=[])
-        imported = history.play(terminal, old, b)
+        imported = history.play(terminal, old, b, (a, repaired.room.alice))
         if once:
             return 0
         return _keep_up(terminal, repaired, imported)

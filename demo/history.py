@@ -8,28 +8,31 @@ from demo.curl import Shell
 from demo.history_proof import CHECKS
 from demo.proof import NotWhole, prove
 from demo.terminal import Terminal
+from tests.harness.client import Client
 from tests.harness.federation import running
 from tests.harness.server import Server
-from tests.oldworld import OldRoom, begin, come_late, live, sources
+from tests.harness.waiting import wait_for
+from tests.oldworld import OldRoom, begin, come_late, live, sources, with_third
 
 _ROOM_VERSION = "11"
 _MESSAGES = 12
 _SOURCE = "old"
 
 
-def play(terminal: Terminal, old: Server, b: Server) -> OldRoom:
+def play(terminal: Terminal, old: Server, b: Server, guest: tuple[Server, Client]) -> OldRoom:
     """Plays the act, and returns the room, which has its history then.
 
     Args:
         terminal: Where it is played.
         old: The old server. It runs in the first scene alone.
         b: B, which runs.
+        guest: A server that runs too, and its user who is in the room for a while.
 
     Raises:
         NotWhole: something is not as it is to be.
     """
     with running(old):
-        world = _remember(terminal, old, b)
+        world = _remember(terminal, old, b, *guest)
     _show_lost(terminal, world)
     _configure(terminal, world)
     shell = _look(terminal, world)
@@ -38,17 +41,24 @@ def play(terminal: Terminal, old: Server, b: Server) -> OldRoom:
     return world
 
 
-def _remember(terminal: Terminal, old: Server, b: Server) -> OldRoom:
+def _remember(terminal: Terminal, old: Server, b: Server, other: Server, guest: Client) -> OldRoom:
     terminal.heading("An old server, and its last day")
-    world = begin(old, b, _ROOM_VERSION)
+    world = with_third(begin(old, b, _ROOM_VERSION), other, guest)
     live(world, _MESSAGES)
+    # Or B could ask the guest's server for the history, now or later.
+    guest.leave(world.room_id)
+    wait_for(
+        lambda: guest.user_id not in world.alice.members(world.room_id),
+        what="the old server to see the guest leave",
+    )
     come_late(world)
     terminal.say(
         f"A third server, {old.name}, has a room with a past: {world.alice.user_id} and "
         f"{world.anna.user_id} have written there, with a thread, an edit, a reaction, a "
-        f"redaction, new topics; {world.anna.user_id} has left and come back. Then "
-        f"{world.bob.user_id} of B, an administrator, joins. The old server is stopped, for good: "
-        "nobody can ask it for anything any more. Its database is left."
+        f"redaction, new topics; {guest.user_id} of A has been there, has written at the same time "
+        f"as they did, so that the history branches, and has left. Then {world.bob.user_id} of B, "
+        "an administrator, joins. The old server is stopped, for good: nobody can be asked for "
+        "the history any more. Its database is left."
     )
     return world
 

@@ -108,29 +108,26 @@ def old_world(
     b_install: Install = NEWEST,
     messages: int = 60,
     others: Mapping[str, Any] | None = None,
+    modules: Callable[[Server], list[Module]] | None = None,
     join: bool = True,
     spoil: Callable[[OldWorld], None] | None = None,
 ) -> Iterator[OldWorld]:
-    """Makes the world; A is stopped in it, since the old server is gone."""
+    """Makes the world; A is stopped in it, since the old server is gone.
+
+    B loads our module with A's database as `old` and `others`, or else `modules`, given A.
+    """
     a = Server(folder / "a", modules=[], database=a_database)
     c = Server(folder / "c", modules=[])
     b = Server(
         folder / "b",
-        modules=sources(old=a.database.synapse_config(), **others or {}),
+        modules=modules(a)
+        if modules is not None
+        else sources(old=a.database.synapse_config(), **others or {}),
         database=b_database,
         install=b_install,
     )
     with running(a, b, c):
-        alice, anna, room_id = first_users(a, version)
-        carol, bob = c.register("carol"), b.register("bob", admin=True)
-        carol.join(room_id, via=a.name)
-        wait_for(lambda: carol.user_id in alice.members(room_id), what="C to be in the room")
-        levels = alice.get_state(room_id, "m.room.power_levels")
-        levels.setdefault("users", {})[carol.user_id] = 50
-        alice.send_state(room_id, "m.room.power_levels", levels)
-        world = OldWorld(
-            a=a, b=b, c=c, room_id=room_id, alice=alice, anna=anna, carol=carol, bob=bob
-        )
+        world = with_third(begin(a, b, version), c, c.register("carol"))
         live(world, messages)
         if spoil is not None:
             spoil(world)
@@ -141,41 +138,24 @@ def old_world(
         yield world
 
 
-@contextmanager
-def old_room(
-    folder: Path, messages: int = 12, modules: Callable[[Server], list[Module]] | None = None
-) -> Iterator[OldRoom]:
-    """Makes the room of two servers alone, and stops the old one.
-
-    Args:
-        folder: Where the servers keep their files.
-        messages: How many the room has.
-        modules: What B loads, given A; None for our module with A's database as `old`.
-    """
-    a = Server(folder / "a", modules=[])
-    known = sources(old=a.database.synapse_config()) if modules is None else modules(a)
-    b = Server(folder / "b", modules=known)
-    with running(a, b):
-        world = begin(a, b, "11")
-        live(world, messages)
-        come_late(world)
-        a.stop()
-        yield world
-
-
 def begin(a: Server, b: Server, version: str) -> OldRoom:
     """Makes a room on the old server, with two users in it; B knows nothing of it yet."""
-    alice, anna, room_id = first_users(a, version)
+    alice, anna = a.register("alice", admin=True), a.register("anna")
     bob = b.register("bob", admin=True)
+    room_id = alice.create_room(version, name="The old room", topic="Before")
+    anna.join(room_id)
     return OldRoom(a=a, b=b, room_id=room_id, alice=alice, anna=anna, bob=bob)
 
 
-def first_users(a: Server, version: str) -> tuple[Client, Client, str]:
-    """The users who make a room on the old server, the first as its administrator."""
-    alice, anna = a.register("alice", admin=True), a.register("anna")
-    room_id = alice.create_room(version, name="The old room", topic="Before")
-    anna.join(room_id)
-    return alice, anna, room_id
+def with_third(world: OldRoom, c: Server, carol: Client) -> OldWorld:
+    """Lets a user of a third server in, who may set the topic."""
+    alice, room_id = world.alice, world.room_id
+    carol.join(room_id, via=world.a.name)
+    wait_for(lambda: carol.user_id in alice.members(room_id), what="C to be in the room")
+    levels = alice.get_state(room_id, "m.room.power_levels")
+    levels.setdefault("users", {})[carol.user_id] = 50
+    alice.send_state(room_id, "m.room.power_levels", levels)
+    return OldWorld(**vars(world), c=c, carol=carol)
 
 
 def come_late(world: OldRoom) -> None:

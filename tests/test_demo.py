@@ -23,7 +23,7 @@ from tests.harness.federation import Pair
 from tests.harness.incident import Incident, make_incident
 from tests.harness.process import REPOSITORY
 from tests.harness.waiting import wait_for
-from tests.oldworld import OldRoom, old_room
+from tests.oldworld import OldRoom, old_world
 
 COMMAND = [sys.executable, "-m", "demo"]
 
@@ -184,7 +184,7 @@ def test_proof_fails_with_its_first_check(incident: Incident) -> None:
 @pytest.fixture(scope="module")
 def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OldRoom]:
     """The room of the second act, with the old server gone and nothing imported."""
-    with old_room(tmp_path_factory.mktemp("old-room")) as world:
+    with old_world(tmp_path_factory.mktemp("world"), "11", messages=12) as world:
         yield world
 
 

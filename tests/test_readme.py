@@ -21,7 +21,7 @@ from synapse_rejection_repair.adapter.tables import create_tables
 from tests.harness.client import MatrixError, quoted
 from tests.harness.process import REPOSITORY
 from tests.harness.server import Server
-from tests.oldworld import finished, old_room, tamper
+from tests.oldworld import finished, old_world, tamper
 from tests.openapi import Contract
 
 README = (REPOSITORY / "README.md").read_text()
@@ -150,7 +150,7 @@ def test_import(tmp_path: Path) -> None:
         return [importing]
 
     real: dict[str, str] = {}
-    with old_room(tmp_path, 60, modules) as world:
+    with old_world(tmp_path, "11", modules=modules) as world:
         tamper(world, world.messages[14], lambda text: text.replace("@alice", "@mallo"))
         for example in EXAMPLES:
             template = CONTRACT.match(example.path)
