@@ -132,7 +132,7 @@ class ImportService:
 
         Args:
             room_ids: the rooms; `None` for all of the source's that a user of this server is
-                in and that lack something.
+                in and that lack something, or may lack media if these are asked for.
             request: what is asked for each of them.
             dry_run: whether nothing is to be written.
 
@@ -141,7 +141,7 @@ class ImportService:
                 the answer instead.
         """
         if room_ids is None:
-            room_ids = await self._lacking(request.source)
+            room_ids = await self._worthwhile(request)
         else:
             await (await self.sources.open(request.source)).close()
         answers = []
@@ -160,10 +160,12 @@ class ImportService:
         if request.media:
             self.media.require_store(request.source, source)
 
-    async def _lacking(self, name: str) -> list[str]:
-        source = await self.sources.open(name)
+    async def _worthwhile(self, request: ImportRequest) -> list[str]:
+        source = await self.sources.open(request.source)
         try:
-            joined = await self.target.joined_rooms(list(await source.rooms()))
-            return [r for r in sorted(joined) if await missing(source, self.target, r)]
+            joined = sorted(await self.target.joined_rooms(list(await source.rooms())))
+            if request.media:
+                return joined
+            return [r for r in joined if await missing(source, self.target, r)]
         finally:
             await source.close()

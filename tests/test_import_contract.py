@@ -54,6 +54,7 @@ def test_what_is_refused(world: World) -> None:
         {**old, "events_per_second": 0},
         {**old, "events_per_second": 1_000_001},
         {**old, "events_per_second": None},
+        {**old, "media": 1},
         {**old, "room_ids": "all"},
     ):
         judge.refused(400, "M_INVALID_PARAM", "POST", here, body)
@@ -69,6 +70,7 @@ def test_what_is_refused(world: World) -> None:
     judge.refused(404, "M_NOT_FOUND", "POST", "/v1/imports", all_rooms)
     judge.refused(404, "M_NOT_FOUND", "GET", "/v1/imports/none")
     judge.refused(404, "M_NOT_FOUND", "GET", "/v1/imports/none/skipped")
+    judge.refused(404, "M_NOT_FOUND", "GET", "/v1/imports/none/skipped_media")
     judge.refused(404, "M_NOT_FOUND", "POST", "/v1/imports/none/cancel")
 
     for sentence in (
@@ -134,6 +136,8 @@ def test_an_import(world: World) -> None:
     assert complete["imported"] + cancelled["imported"] == summary["to_import"]
     nothing = judge.ok("GET", where + "/skipped", order_by="event_id", dir="b")
     assert nothing == {"skipped": [], "total": 0}
+    nothing = judge.ok("GET", where + "/skipped_media", order_by="mxc", dir="b")
+    assert nothing == {"skipped_media": [], "total": 0}
     listed = judge.ok("GET", "/v1/imports", room_id=room_id)
     assert listed == {"imports": [complete, cancelled], "total": 2}
     assert judge.ok("GET", "/v1/imports", status="cancelled")["total"] == 1

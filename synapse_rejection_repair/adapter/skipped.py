@@ -23,6 +23,9 @@ SKIPPED_MEDIUM = "skip_media"
 """What the journal calls it when a medium is left out; its URI stands for the event."""
 
 
+_COLUMNS = {"ts": "ts", "event_id": "event_id", "mxc": "event_id"}
+
+
 def journal_skipped(
     txn: LoggingTransaction,
     job_id: str,
@@ -75,11 +78,11 @@ class SynapseSkippedList:
         self, job_id: str, action: str, page: Page, row: Callable[[str, Any], T]
     ) -> Listing[T]:
         where = f"FROM {JOURNAL} WHERE job_id = ? AND action = ?"
-        direction = "DESC" if page.backwards else "ASC"
+        column, direction = _COLUMNS[page.order_by], "DESC" if page.backwards else "ASC"
         rows = await self._database.rows(
             "skipped",
             f"SELECT event_id, original_rows {where}"
-            f" ORDER BY {page.order_by} {direction}, event_id {direction} LIMIT ? OFFSET ?",
+            f" ORDER BY {column} {direction}, event_id {direction} LIMIT ? OFFSET ?",
             (job_id, action, page.limit, page.start),
         )
         ((total,),) = await self._database.rows(

@@ -29,6 +29,7 @@ _OPTIONS = ("source", "dry_run", "verify_signatures", "events_per_second", "medi
 _MAX_ROOMS = 1000
 SOURCE_ROOM_ORDERS = ("room_id", "events")
 SKIPPED_ORDERS = ("ts", "event_id")
+SKIPPED_MEDIA_ORDERS = ("ts", "mxc")
 
 
 class SourcesServlet(RestServlet):
@@ -127,7 +128,7 @@ class ImportSkippedMediaServlet(RestServlet):
 
     async def on_GET(self, request: SynapseRequest, import_id: str) -> tuple[int, JsonDict]:
         """Answers with a page of the list."""
-        page = params.page(params.query(request, params.PAGE), SKIPPED_ORDERS)
+        page = params.page(params.query(request, params.PAGE), SKIPPED_MEDIA_ORDERS)
         job = await self._store.get(params.job_id(import_id))
         found = await self._skipped.media(job.job_id, page)
         return HTTPStatus.OK, serialise.listing("skipped_media", found, page, _skipped_medium)

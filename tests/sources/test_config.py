@@ -20,6 +20,9 @@ def test_sources() -> None:
     assert config.sources["a"].args == {"database": "/old/homeserver.db"}
     assert [s.immutable for s in config.sources.values()] == [False, True, False]
     assert [s.engine for s in config.sources.values()] == ["sqlite3", "sqlite3", "psycopg2"]
+    media = parse_config({"sources": {"a": {**SQLITE, "media_store_path": "/old/media"}}})
+    assert media.sources["a"].media_store_path == "/old/media"
+    assert "/old" not in repr(media)
     assert "hunter2" not in repr(config) and "/old" not in repr(config)
     assert parse_config({}).sources == parse_config({"sources": None}).sources == {}
 
@@ -48,6 +51,8 @@ def test_sources() -> None:
         ({"a": {"database": {"name": "psycopg2", "arg": {}}}}, "sources.a.database.arg"),
         ({"a": {**SQLITE, "immutable": "yes"}}, "sources.a.immutable"),
         ({"a": {**POSTGRES, "immutable": True}}, "sources.a.immutable"),
+        ({"a": {**SQLITE, "media_store_path": "media_store"}}, "sources.a.media_store_path"),
+        ({"a": {**SQLITE, "media_store_path": 1}}, "sources.a.media_store_path"),
     ],
 )
 def test_what_is_wrong_is_named(sources: Any, field: str) -> None:
