@@ -126,6 +126,7 @@ async def _add(
         bad_hash=summary.bad_hash
         + len(pruned)
         + sum(s.reason is Skip.BAD_EVENT_ID for s in refused),
+        unreadable=summary.unreadable + sum(s.reason is not Skip.BAD_EVENT_ID for s in refused),
         gaps=summary.gaps + sum(not gaps.isdisjoint(e.prev_event_ids) for e in arriving),
         encrypted=summary.encrypted + sum(e.encrypted for e in arriving),
         hidden_by_visibility=summary.hidden_by_visibility + hidden,

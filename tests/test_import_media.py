@@ -33,18 +33,6 @@ def picture(seed: int) -> bytes:
     return file.getvalue()
 
 
-def upload(client: Client, content: bytes, content_type: str) -> str:
-    response = client.response(
-        "POST",
-        "/_matrix/media/v3/upload?filename=of%20old.png",
-        data=content,
-        headers={"Content-Type": content_type},
-    )
-    assert response.ok, response.text
-    uri: str = response.json()["content_uri"]
-    return uri
-
-
 def download(client: Client, uri: str, kind: str = "download") -> Any:
     server, media_id = uri.removeprefix("mxc://").split("/")
     return client.response(
@@ -137,7 +125,7 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gallery]:
                 content = b"<html><script>alert(1)</script>"
             user = carol if name == "of a third server" else world.alice
             made.contents[name] = content
-            made.uris[name] = upload(user, content, kind)
+            made.uris[name] = user.upload(content, kind, "of old.png")
         assert download(world.alice, made.uris["of a third server"]).ok
         made.uris["unknown"] = f"mxc://{a.name}/NothingEverHadThatIdHere"
         for name, uri in made.uris.items():

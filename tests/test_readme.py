@@ -21,7 +21,7 @@ from synapse_rejection_repair.adapter.tables import create_tables
 from tests.harness.client import MatrixError, quoted
 from tests.harness.process import REPOSITORY
 from tests.harness.server import Server
-from tests.oldworld import finished, old_world, tamper
+from tests.oldworld import OldWorld, finished, old_world, tamper
 from tests.openapi import Contract
 
 README = (REPOSITORY / "README.md").read_text()
@@ -147,10 +147,18 @@ def test_import(tmp_path: Path) -> None:
         args = sources["old"]["database"]["args"]
         assert args == {"database": "/path/to/old/homeserver.db"}
         args.update(a.database.synapse_config()["args"])
+        assert sources["old"]["media_store_path"] == "/path/to/old/media_store"
+        sources["old"]["media_store_path"] = str(a.folder / "media_store")
         return [importing]
 
     real: dict[str, str] = {}
-    with old_world(tmp_path, "11", modules=modules) as world:
+
+    def show(world: OldWorld) -> None:
+        for uri in (world.alice.upload(b"A picture"), f"mxc://{world.a.name}/GoneForLong"):
+            image = {"msgtype": "m.image", "body": "Look", "url": uri}
+            world.alice.send_event(world.room_id, "m.room.message", image)
+
+    with old_world(tmp_path, "11", modules=modules, spoil=show) as world:
         tamper(world, world.messages[14], lambda text: text.replace("@alice", "@mallo"))
         for example in EXAMPLES:
             template = CONTRACT.match(example.path)
@@ -173,6 +181,7 @@ def test_import(tmp_path: Path) -> None:
                 # The documented answer has another room besides.
                 job = finished(world.bob, answer["rooms"][0]["import_id"])
                 assert (job["status"], job["skipped"]) == ("complete", {"bad_event_id": 1})
+                assert job["media"]["copied"] == 1
                 real.update({r["import_id"]: job["import_id"] for r in example.answer["rooms"]})
             if path == "/sources":
                 assert answer == example.answer

@@ -231,6 +231,8 @@ class Summary:
         soft_failed: how many of those to import the source soft-failed.
         bad_hash: how many have an id or a content that is not what was hashed: the former
             do not arrive, the latter arrive redacted.
+        unreadable: how many are no events of the room: without JSON, malformed, or of
+            another room. They do not arrive.
         gaps: how many of those to import follow events that neither has.
         encrypted: how many of those to import only those can read who kept the keys.
         hidden_by_visibility: how many of those to import no user of this server who is in
@@ -245,6 +247,7 @@ class Summary:
     rejected: int = 0
     soft_failed: int = 0
     bad_hash: int = 0
+    unreadable: int = 0
     gaps: int = 0
     encrypted: int = 0
     hidden_by_visibility: int = 0

@@ -157,6 +157,22 @@ class Client:
         ]
         return event_id
 
+    def upload(
+        self, content: bytes, content_type: str = "application/octet-stream", name: str = "file"
+    ) -> str:
+        """Uploads a medium; returns its URI."""
+        response = self.response(
+            "POST",
+            "/_matrix/media/v3/upload",
+            params={"filename": name},
+            data=content,
+            headers={"Content-Type": content_type},
+        )
+        if not response.ok:
+            raise MatrixError(response)
+        uri: str = response.json()["content_uri"]
+        return uri
+
     def send_message(self, room_id: str, body: str, **content: Any) -> str:
         return self.send_event(
             room_id, "m.room.message", {"msgtype": "m.text", "body": body, **content}
