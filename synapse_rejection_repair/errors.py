@@ -261,3 +261,51 @@ class MediaNotCopied(RepairError):
 
     def __str__(self) -> str:
         return f"A media file cannot be copied: {self.reason}"
+
+
+@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+class NotUndoable(RepairError):
+    """A job that cannot be undone by its nature."""
+
+    job_id: str
+
+    def __str__(self) -> str:
+        return f"Job {self.job_id} undid a repair itself: repair the room again instead"
+
+
+@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+class NotOver(RepairError):
+    """A repair that still runs cannot be undone."""
+
+    job_id: str
+
+    def __str__(self) -> str:
+        return f"Repair {self.job_id} is not over: cancel it first"
+
+
+@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+class BuiltUpon(RepairError):
+    """Events were accepted since that build on what a repair let in."""
+
+    job_id: str
+    event_ids: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"Repair {self.job_id} cannot be undone: {len(self.event_ids)} events that were"
+            f" accepted since build on what it let in, such as {self.event_ids[0]}"
+        )
+
+
+@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+class TouchedSince(RepairError):
+    """A later job has changed what a repair did."""
+
+    job_id: str
+    later: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"Repair {self.job_id} cannot be undone: later jobs have dealt with the same"
+            f" events: {', '.join(self.later)}"
+        )

@@ -16,6 +16,7 @@ from synapse_rejection_repair.domain.repair import RepairJob, RepairProgress, Re
 from synapse_rejection_repair.errors import RepairError, StepFailed
 from synapse_rejection_repair.planner import Planner
 from synapse_rejection_repair.ports import Checker, Clock, JobStore, RoomReader, RoomWriter
+from synapse_rejection_repair.undo import Undoing
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class RepairRunner:
         planner: makes plans.
         writer: changes rooms.
         make_checker: gives a fresh checker for the events of one room.
+        undoing: undoes repairs.
         clock: lets the server breathe.
         rest: how long everything else has the database to itself after each chunk, in
             times that the chunk took.
@@ -58,6 +60,7 @@ class RepairRunner:
     planner: Planner
     writer: RoomWriter
     make_checker: Callable[[str, str], Checker]
+    undoing: Undoing
     clock: Clock
     rest: float = 0.0
 
@@ -65,8 +68,12 @@ class RepairRunner:
         """Carries a job out to its end, whatever that is."""
         logger.info("Repair %s of %s: begins", job.job_id, job.room_id)
         try:
-            job = await self._begin(job)
-            job = await self._passes(job)
+            undoes = job.request.undoes
+            if undoes is not None:
+                job = await self.undoing.run(job, undoes)
+            else:
+                job = await self._begin(job)
+                job = await self._passes(job)
         except RepairError as e:
             job = attr.evolve(job, status=Status.FAILED, error=str(e))
         except Exception as e:

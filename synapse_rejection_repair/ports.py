@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from synapse_rejection_repair.domain.job import Job, Progress, Request, Status
@@ -14,7 +14,7 @@ from synapse_rejection_repair.domain.listing import (
     RoomRow,
 )
 from synapse_rejection_repair.domain.model import Node, StateIds, StateKey, Verdict
-from synapse_rejection_repair.domain.plan import Plan, RoomFacts, Step
+from synapse_rejection_repair.domain.plan import Action, Plan, RoomFacts, Step
 from synapse_rejection_repair.domain.repair import RepairJob
 
 T = TypeVar("T")
@@ -61,6 +61,9 @@ class RoomReader(Protocol):
 
     async def facts(self, room_id: str, *, scan: bool = True) -> RoomFacts:
         """All that a plan for the room is made from; without a scan, only of its rejections."""
+
+    async def current_state(self, room_id: str) -> StateIds:
+        """The room's current state as stored."""
 
     async def newest_accepted(self, room_id: str) -> list[str]:
         """The accepted events that lie deepest in the room's DAG, the deepest first."""
@@ -155,6 +158,35 @@ class RoomWriter(Protocol):
 
     async def finish(self, plan: Plan) -> None:
         """Brings forward extremities and current state in line with the accepted events."""
+
+
+class UndoReader(Protocol):
+    """Reads what a repair did, and what came after it. Never writes."""
+
+    async def journal(self, job_id: str) -> list[tuple[str, str]]:
+        """What the repair did: the events, each with an action."""
+
+    async def later_jobs(self, repair: RepairJob, event_ids: Collection[str]) -> list[str]:
+        """The jobs that have dealt with some of the events since the repair began."""
+
+    async def builders(self, repair: RepairJob, events: Mapping[str, Action]) -> list[str]:
+        """The events accepted since that follow or cite what the repair received."""
+
+
+class UndoWriter(Protocol):
+    """Puts events back as they were, on the process that writes their room."""
+
+    async def undo(self, job: RepairJob, repair: RepairJob, events: Mapping[str, Action]) -> None:
+        """Puts a repair's events back, and brings the room in line.
+
+        Args:
+            job: the job that does it.
+            repair: the repair that is undone.
+            events: what it did with the events that are still to be put back.
+
+        Raises:
+            BuiltUpon: accepted events build on them meanwhile. Nothing is put back then.
+        """
 
 
 class JobStore(Protocol[Request, Progress]):

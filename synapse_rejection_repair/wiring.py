@@ -19,9 +19,11 @@ from synapse_rejection_repair.adapter.defects import DefectScan
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.integrity import IntegrityCheck
 from synapse_rejection_repair.adapter.jobstore import SynapseJobStore, prepare_tables
+from synapse_rejection_repair.adapter.mending import RoomMending
 from synapse_rejection_repair.adapter.process import writes_events, writes_room
 from synapse_rejection_repair.adapter.reader import SynapseReader
 from synapse_rejection_repair.adapter.states import SynapseStates
+from synapse_rejection_repair.adapter.undoing import JournalReader, SynapseUndoWriter
 from synapse_rejection_repair.adapter.writer import SynapseWriter
 from synapse_rejection_repair.background import Background
 from synapse_rejection_repair.config import Config
@@ -40,6 +42,8 @@ from synapse_rejection_repair.rest.rooms import (
     RejectionsServlet,
     RoomsServlet,
 )
+from synapse_rejection_repair.rest.undo import UndoServlet
+from synapse_rejection_repair.undo import Undoing, UndoPlanner, UndoService
 from synapse_rejection_repair.wiring_imports import wire_imports
 
 _POLL_MS = 5000
@@ -84,15 +88,21 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
     store = SynapseJobStore(
         database, "repair", RepairRequest, RepairProgress, this_process_writes, clock
     )
+    history = JournalReader(database)
+    undo_planner = UndoPlanner(store, reader, history)
     runner = hooks = arrivals = None
     if writes_events(hs):
         hooks = PersistenceHooks(hs)
         rest = _REST_SHARED if database.shared_connection else _REST
         arrivals = ArrivalHooks(hs)
-        writer = SynapseWriter(hs, database, reader, states, hooks, arrivals, clock)
-        runner = RepairRunner(store, reader, planner, writer, make_checker, clock, rest)
+        mending = RoomMending(hs, database, reader, hooks)
+        writer = SynapseWriter(hs, database, reader, states, hooks, mending, arrivals, clock)
+        undo_writer = SynapseUndoWriter(hs, database, reader, history, mending, clock)
+        undoing = Undoing(store, undo_planner, undo_writer, clock)
+        runner = RepairRunner(store, reader, planner, writer, make_checker, undoing, clock, rest)
     background = Background(store, runner, this_process_writes, spawn)
     service = RepairService(reader, planner, store, clock, background.started)
+    undo_service = UndoService(store, undo_planner, background.started)
     diagnostician = Diagnostician(reader, planner, clock)
 
     for servlet in (
@@ -104,6 +114,7 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         JobsServlet(base, "repairs", store, serialise.repair),
         JobStatusServlet(base, "repairs", store, serialise.repair),
         JobCancelServlet(base, "repairs", store, serialise.repair),
+        UndoServlet(base, undo_service),
     ):
         servlet.register(resource)
     imports = wire_imports(

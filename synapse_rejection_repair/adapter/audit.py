@@ -70,6 +70,11 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         ("txn", "cache_func", "key_tuples"),
     ),
     (
+        "synapse.storage.databases.main.cache",
+        "CacheInvalidationWorkerStore._invalidate_caches_for_room_events_and_stream",
+        ("txn", "room_id"),
+    ),
+    (
         "synapse.storage.databases.main.keys",
         "KeyStore.get_server_keys_json",
         ("server_name_and_key_ids",),

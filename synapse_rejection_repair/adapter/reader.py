@@ -92,7 +92,7 @@ class SynapseReader:
             " WHERE room_id = ? AND membership = 'join' LIMIT 1",
             (room_id,),
         )
-        if not joined or not await self._current_state(room_id):
+        if not joined or not await self.current_state(room_id):
             raise NotInRoom(room_id)
 
     async def _require_known_version(self, room_id: str) -> str:
@@ -138,7 +138,7 @@ class SynapseReader:
             stale=stale,
             unindexed=unindexed,
             unfinished=unfinished,
-            current_state=await self._current_state(room_id),
+            current_state=await self.current_state(room_id),
             extremities=extremities,
             bad_extremities=frozenset(await self.not_standing(extremities)),
             defects=defects,
@@ -154,7 +154,8 @@ class SynapseReader:
         )
         return newest or 0
 
-    async def _current_state(self, room_id: str) -> StateIds:
+    async def current_state(self, room_id: str) -> StateIds:
+        """The room's current state as stored."""
         rows = await self._database.rows(
             "current_state",
             "SELECT type, state_key, event_id FROM current_state_events WHERE room_id = ?",
@@ -310,7 +311,7 @@ class SynapseReader:
 
         Outliers are none: the state that a server is given when it joins consists of them.
         """
-        state = set((await self._current_state(room_id)).values())
+        state = set((await self.current_state(room_id)).values())
         rows = await self._database.rows_of(
             "in_state",
             "SELECT e.event_id FROM events AS e LEFT JOIN rejections AS r USING (event_id)"

@@ -12,7 +12,7 @@ from synapse.storage.engines import PostgresEngine
 
 from synapse_rejection_repair.adapter.tables import JOURNAL
 
-_OWN_ROWS = (
+OWN_ROWS = (
     "rejections",
     "event_edges",
     "event_auth",
@@ -103,11 +103,11 @@ def take_away(
     """
     originals: dict[str, dict[str, list[dict[str, Any]]]] = {i: {} for i in event_ids}
     filled = []
-    for table in ("event_to_state_groups", *_OWN_ROWS):
+    for table in ("event_to_state_groups", *OWN_ROWS):
         rows = _select(txn, table, "event_id", event_ids)
         for row in rows:
             originals[row["event_id"]].setdefault(table, []).append(row)
-        if rows and table in _OWN_ROWS:
+        if rows and table in OWN_ROWS:
             filled.append(table)
     journal(txn, job_id, action, now_ms, originals.items())
 
@@ -145,7 +145,7 @@ def put_back(txn: LoggingTransaction, taken: TakenAway) -> None:
             (taken.room_id, taken.room_id),
         )
     if taken.extremities:
-        _restore_extremities(txn, taken.extremities)
+        restore_extremities(txn, taken.extremities)
     _restore_snapshots(txn, taken.snapshots)
 
 
@@ -193,7 +193,7 @@ def _park(
     return TakenAway(room_id, extremities, snapshots, loosened, txn.rowcount > 0)
 
 
-def _restore_extremities(txn: LoggingTransaction, event_ids: Collection[str]) -> None:
+def restore_extremities(txn: LoggingTransaction, event_ids: Collection[str]) -> None:
     """Makes those events forward extremities again that can still be one."""
     clause, args = make_in_list_sql_clause(txn.database_engine, "e.event_id", event_ids)
     txn.execute(

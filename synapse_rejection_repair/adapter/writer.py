@@ -9,7 +9,6 @@ from synapse.events import EventBase
 from synapse.events.snapshot import EventContext
 from synapse.server import HomeServer
 from synapse.storage.database import LoggingTransaction
-from synapse.types import StreamKeyType
 from synapse.types.state import StateFilter
 
 from synapse_rejection_repair.adapter.arrivals import ArrivalHooks
@@ -17,9 +16,9 @@ from synapse_rejection_repair.adapter.checker import EventChecker
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.door import PersistenceDoor
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
+from synapse_rejection_repair.adapter.mending import RoomMending
 from synapse_rejection_repair.adapter.reader import SynapseReader
 from synapse_rejection_repair.adapter.takeaway import TakenAway, journal, take_away
-from synapse_rejection_repair.domain.extremities import forward_extremities
 from synapse_rejection_repair.domain.imports import lowest_of
 from synapse_rejection_repair.domain.model import StateIds, StateKey, Verdict
 from synapse_rejection_repair.domain.plan import Action, Plan, Step
@@ -36,6 +35,7 @@ class SynapseWriter:
         reader: reads rooms.
         states: resolves states.
         hooks: into Synapse's persistence.
+        mending: brings rooms in line in the end.
         arrivals: gives events the stream orderings that were set aside for them.
         clock: tells the time.
     """
@@ -47,6 +47,7 @@ class SynapseWriter:
         reader: SynapseReader,
         states: StateReader,
         hooks: PersistenceHooks,
+        mending: RoomMending,
         arrivals: ArrivalHooks,
         clock: Clock,
     ) -> None:
@@ -55,11 +56,11 @@ class SynapseWriter:
         self._store = self._stores.main
         self._state_handler = hs.get_state_handler()
         self._door = PersistenceDoor(hs)
-        self._notifier = hs.get_notifier()
         self._database = database
         self._reader = reader
         self._states = states
         self._hooks = hooks
+        self._mending = mending
         self._arrivals = arrivals
         self._orderings: dict[str, int] = {}
         self._clock = clock
@@ -297,41 +298,7 @@ class SynapseWriter:
         Args:
             plan: the plan that was carried out, as far as it was.
         """
-        room_id = plan.room_id
-
-        async def mend() -> None:
-            await self._mend_extremities(room_id, plan.extremities)
-
-        await self._hooks.update_current_state(room_id, mend)
-        self._notifier.on_new_event(
-            StreamKeyType.ROOM, self._store.get_room_max_token(), rooms=[room_id]
-        )
-        self._notifier.notify_replication()
-
-    async def _mend_extremities(self, room_id: str, planned: Collection[str]) -> None:
-        stored = await self._reader.extremities(room_id)
-        candidates = stored | frozenset(planned)
-        bad = await self._reader.not_standing(candidates)
-        followed = await self._reader.followed(candidates)
-        wanted = forward_extremities(candidates, bad, (), followed)
-        if wanted == stored or not wanted:
-            return
-        persist = self._stores.persist_events
-        assert persist is not None
-        position = self._store.get_room_max_stream_ordering()
-
-        def write(txn: LoggingTransaction) -> None:
-            persist._update_forward_extremities_txn(
-                txn,
-                room_id,
-                new_forward_extremities=set(wanted),
-                max_stream_order=position,
-            )
-            self._store._invalidate_cache_and_stream(
-                txn, self._store.get_latest_event_ids_in_room, (room_id,)
-            )
-
-        await self._database.run("mend_extremities", write)
+        await self._mending.mend(plan.room_id, plan.extremities)
 
 
 _LookedUp = dict[tuple[int, frozenset[StateKey]], StateIds]

@@ -20,11 +20,13 @@ class RepairRequest:
         scope: which events it is about.
         deliver: how clients are told.
         fingerprint: of the dry run that it is bound to, `None` if it is not.
+        undoes: the repair that it undoes; `None` if it is a repair itself.
     """
 
     scope: Scope
     deliver: Deliver
     fingerprint: str | None = None
+    undoes: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What JSON can hold of it: all."""
@@ -35,6 +37,7 @@ class RepairRequest:
             "force": sorted(self.scope.force),
             "deliver": self.deliver.value,
             "fingerprint": self.fingerprint,
+            "undoes": self.undoes,
         }
 
     @classmethod
@@ -49,6 +52,7 @@ class RepairRequest:
             ),
             deliver=Deliver(value["deliver"]),
             fingerprint=value["fingerprint"],
+            undoes=value.get("undoes"),
         )
 
 

@@ -7,19 +7,23 @@ from http import HTTPStatus
 from synapse.api.errors import Codes, SynapseError
 
 from synapse_rejection_repair.errors import (
+    BuiltUpon,
     FactsChanged,
     InvalidParam,
     JobOver,
     JobRunning,
     NoMediaStore,
     NotInRoom,
+    NotOver,
     NotRejected,
+    NotUndoable,
     OtherRoomVersion,
     PartialState,
     RepairError,
     SourceRefused,
     SourceUnavailable,
     StillStarting,
+    TouchedSince,
     UnknownEvents,
     UnknownJob,
     UnknownRoom,
@@ -31,6 +35,9 @@ from synapse_rejection_repair.errors import (
 
 CONFLICT = "M_CONFLICT"
 
+_SHOWN = 1000
+"""How many events an error names at most."""
+
 _HTTP: dict[type[RepairError], tuple[HTTPStatus, str]] = {
     InvalidParam: (HTTPStatus.BAD_REQUEST, Codes.INVALID_PARAM),
     NoMediaStore: (HTTPStatus.BAD_REQUEST, Codes.INVALID_PARAM),
@@ -40,6 +47,10 @@ _HTTP: dict[type[RepairError], tuple[HTTPStatus, str]] = {
     UnknownJob: (HTTPStatus.NOT_FOUND, Codes.NOT_FOUND),
     JobRunning: (HTTPStatus.CONFLICT, CONFLICT),
     JobOver: (HTTPStatus.CONFLICT, CONFLICT),
+    BuiltUpon: (HTTPStatus.CONFLICT, CONFLICT),
+    TouchedSince: (HTTPStatus.CONFLICT, CONFLICT),
+    NotOver: (HTTPStatus.CONFLICT, CONFLICT),
+    NotUndoable: (HTTPStatus.CONFLICT, CONFLICT),
     FactsChanged: (HTTPStatus.CONFLICT, CONFLICT),
     NotInRoom: (HTTPStatus.CONFLICT, CONFLICT),
     PartialState: (HTTPStatus.CONFLICT, CONFLICT),
@@ -57,4 +68,5 @@ _HTTP: dict[type[RepairError], tuple[HTTPStatus, str]] = {
 def to_http(error: RepairError) -> SynapseError:
     """The Matrix error that says what an error of this module says."""
     status, errcode = _HTTP.get(type(error), (HTTPStatus.INTERNAL_SERVER_ERROR, Codes.UNKNOWN))
-    return SynapseError(status, str(error), errcode)
+    more = {"events": list(error.event_ids[:_SHOWN])} if isinstance(error, BuiltUpon) else None
+    return SynapseError(status, str(error), errcode, more)

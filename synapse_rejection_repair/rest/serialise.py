@@ -39,6 +39,7 @@ def repair(job: RepairJob) -> JsonDict:
     progress = job.progress
     return {
         "repair_id": job.job_id,
+        "undoes": job.request.undoes,
         "room_id": job.room_id,
         "status": job.status.value,
         "total": progress.total,

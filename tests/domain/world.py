@@ -246,7 +246,13 @@ class World:
             self.journal = []
         ports: Any = self
         runner = RepairRunner(
-            *(ports, ports, self.planner, ports, lambda room_id, version: FakeChecker(self), ports)
+            store=ports,
+            reader=ports,
+            planner=self.planner,
+            writer=ports,
+            make_checker=lambda room_id, version: FakeChecker(self),
+            undoing=ports,
+            clock=ports,
         )
         return run(runner.run(self.job))
 

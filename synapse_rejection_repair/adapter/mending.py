@@ -1,0 +1,85 @@
+"""Bringing a room's forward extremities and current state in line with its accepted events."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection
+
+from synapse.server import HomeServer
+from synapse.storage.database import LoggingTransaction
+from synapse.types import StreamKeyType
+
+from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.adapter.hooks import PersistenceHooks
+from synapse_rejection_repair.adapter.reader import SynapseReader
+from synapse_rejection_repair.domain.extremities import forward_extremities
+
+
+class RoomMending:
+    """Mends rooms inside Synapse's own queue of a room's writes, so that nothing comes between.
+
+    Args:
+        hs: a homeserver process that writes events.
+        database: its main database.
+        reader: reads rooms.
+        hooks: into Synapse's persistence.
+    """
+
+    def __init__(
+        self, hs: HomeServer, database: Database, reader: SynapseReader, hooks: PersistenceHooks
+    ) -> None:
+        self._stores = hs.get_datastores()
+        self._store = self._stores.main
+        self._notifier = hs.get_notifier()
+        self._database = database
+        self._reader = reader
+        self._hooks = hooks
+
+    async def mend(
+        self,
+        room_id: str,
+        extremities: Collection[str] = (),
+        first: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """Brings a room in line, and wakes the clients that wait for it.
+
+        Args:
+            room_id: the room.
+            extremities: events that may have become forward extremities.
+            first: what to do before, while no event of the room is being stored.
+        """
+
+        async def mend() -> None:
+            if first is not None:
+                await first()
+            await self._mend_extremities(room_id, extremities)
+
+        await self._hooks.update_current_state(room_id, mend)
+        self._notifier.on_new_event(
+            StreamKeyType.ROOM, self._store.get_room_max_token(), rooms=[room_id]
+        )
+        self._notifier.notify_replication()
+
+    async def _mend_extremities(self, room_id: str, planned: Collection[str]) -> None:
+        stored = await self._reader.extremities(room_id)
+        candidates = stored | frozenset(planned)
+        bad = await self._reader.not_standing(candidates)
+        followed = await self._reader.followed(candidates)
+        wanted = forward_extremities(candidates, bad, (), followed)
+        if wanted == stored or not wanted:
+            return
+        persist = self._stores.persist_events
+        assert persist is not None
+        position = self._store.get_room_max_stream_ordering()
+
+        def write(txn: LoggingTransaction) -> None:
+            persist._update_forward_extremities_txn(
+                txn,
+                room_id,
+                new_forward_extremities=set(wanted),
+                max_stream_order=position,
+            )
+            self._store._invalidate_cache_and_stream(
+                txn, self._store.get_latest_event_ids_in_room, (room_id,)
+            )
+
+        await self._database.run("mend_extremities", write)

@@ -1,0 +1,245 @@
+"""Putting a repair's events back as they were, out of its journal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from synapse.server import HomeServer
+from synapse.storage.database import LoggingTransaction
+
+from synapse_rejection_repair.adapter.database import Database, batches
+from synapse_rejection_repair.adapter.mending import RoomMending
+from synapse_rejection_repair.adapter.nodes import read_nodes, references
+from synapse_rejection_repair.adapter.reader import SynapseReader
+from synapse_rejection_repair.adapter.tables import JOBS, JOURNAL
+from synapse_rejection_repair.adapter.takeaway import (
+    OWN_ROWS,
+    journal,
+    put_back,
+    restore_extremities,
+    take_away,
+)
+from synapse_rejection_repair.domain.dag import in_order
+from synapse_rejection_repair.domain.plan import Action
+from synapse_rejection_repair.domain.repair import RepairJob
+from synapse_rejection_repair.domain.undo import UNDO
+from synapse_rejection_repair.errors import BuiltUpon
+from synapse_rejection_repair.ports import Clock
+
+_AT_ONCE = 100
+"""How many events are put back in one transaction."""
+
+_ACTIONS = tuple(action.value for action in Action)
+_STORED_ANEW = (Action.RECEIVE, Action.REJECT)
+
+
+class JournalReader:
+    """Reads what repairs did, and what came after: the `UndoReader`.
+
+    Args:
+        database: Synapse's main database.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def journal(self, job_id: str) -> list[tuple[str, str]]:
+        """What the repair did: the events, each with an action."""
+        marks = ", ".join("?" for _ in _ACTIONS)
+        return await self._database.rows(
+            "journal",
+            f"SELECT event_id, action FROM {JOURNAL} WHERE job_id = ? AND action IN ({marks})",
+            (job_id, *_ACTIONS),
+        )
+
+    async def later_jobs(self, repair: RepairJob, event_ids: Collection[str]) -> list[str]:
+        """The jobs that have dealt with some of the events since the repair began."""
+        rows = await self._database.rows_of(
+            "later_jobs",
+            f"SELECT DISTINCT j.job_id, job.created_ts FROM {JOURNAL} AS j"
+            f" INNER JOIN {JOBS} AS job ON job.job_id = j.job_id WHERE",
+            event_ids,
+            "j.event_id",
+        )
+        return sorted(
+            {i for i, created_ts in rows if i != repair.job_id and created_ts >= repair.created_ts}
+        )
+
+    async def builders(self, repair: RepairJob, events: Mapping[str, Action]) -> list[str]:
+        """The events accepted since that follow or cite what the repair received."""
+        received = [i for i, action in events.items() if action is Action.RECEIVE]
+        found: set[str] = set()
+        for table, column in (("event_edges", "prev_event_id"), ("event_auth", "auth_id")):
+            rows = await self._database.rows_of(
+                "builders",
+                f"SELECT DISTINCT e.event_id, e.received_ts FROM {table} AS edge"
+                " INNER JOIN events AS e ON e.event_id = edge.event_id"
+                " LEFT JOIN rejections AS r ON r.event_id = e.event_id"
+                " WHERE r.event_id IS NULL AND",
+                received,
+                f"edge.{column}",
+            )
+            since = repair.started_ts or repair.created_ts
+            found.update(i for i, received_ts in rows if received_ts >= since)
+        return sorted(found - events.keys())
+
+
+class SynapseUndoWriter:
+    """Puts the journalled rows back, on the process that writes the room's events.
+
+    Args:
+        hs: a homeserver process that writes events.
+        database: its main database.
+        reader: reads rooms.
+        history: reads journals.
+        mending: brings rooms in line in the end.
+        clock: tells the time.
+    """
+
+    def __init__(
+        self,
+        hs: HomeServer,
+        database: Database,
+        reader: SynapseReader,
+        history: JournalReader,
+        mending: RoomMending,
+        clock: Clock,
+    ) -> None:
+        self._store = hs.get_datastores().main
+        self._database = database
+        self._reader = reader
+        self._history = history
+        self._mending = mending
+        self._clock = clock
+
+    async def undo(self, job: RepairJob, repair: RepairJob, events: Mapping[str, Action]) -> None:
+        """Puts a repair's events back, and brings the room in line.
+
+        Args:
+            job: the job that does it.
+            repair: the repair that is undone.
+            events: what it did with the events that are still to be put back.
+
+        Raises:
+            BuiltUpon: accepted events build on them meanwhile. Nothing is put back then.
+        """
+        nodes = await read_nodes(self._database, events.keys())
+        parents = {p for n in nodes.values() for p in n.prev_event_ids} - events.keys()
+        children_first = [n.event_id for n in in_order(nodes)][::-1]
+        builders: list[str] = []
+
+        async def put_all_back() -> None:
+            builders.extend(await self._history.builders(repair, events))
+            if builders:
+                return
+            for ids in batches(children_first, _AT_ONCE):
+                await self._database.run("undo", self._undo, job, repair.job_id, ids, events)
+                await self._clock.breathe()
+
+        await self._mending.mend(job.room_id, parents, put_all_back)
+        if builders:
+            raise BuiltUpon(repair.job_id, tuple(builders))
+
+    def _undo(
+        self,
+        txn: LoggingTransaction,
+        job: RepairJob,
+        repair_id: str,
+        event_ids: Sequence[str],
+        events: Mapping[str, Action],
+    ) -> None:
+        now = self._clock.now_ms()
+        was = _originals(txn, repair_id, event_ids, events)
+        anew = [i for i in event_ids if events[i] in _STORED_ANEW]
+        if anew:
+            taken = take_away(txn, job.room_id, anew, anew, job.job_id, UNDO, now)
+            for event_id in anew:
+                _insert(txn, event_id, was[event_id])
+            put_back(txn, taken)
+            restore_extremities(txn, {p for i in anew for p in _prev_events(was[i])})
+            _mend_threads(txn, job.room_id, anew)
+        restated = {i: was[i] for i in event_ids if events[i] is Action.RESTATE}
+        journal(txn, job.job_id, UNDO, now, _groups(txn, restated).items())
+        txn.execute_batch(
+            "UPDATE event_to_state_groups SET state_group = ? WHERE event_id = ?",
+            [(group, event_id) for event_id, group in restated.items()],
+        )
+        indexed = [i for i in event_ids if events[i] is Action.INDEX]
+        journal(txn, job.job_id, UNDO, now, [(i, {}) for i in indexed])
+        for event_id in indexed:
+            txn.execute("DELETE FROM event_search WHERE event_id = ?", (event_id,))
+        # Every process may have cached any of it.
+        self._store._invalidate_caches_for_room_events_and_stream(txn, job.room_id)
+
+
+def _originals(
+    txn: LoggingTransaction, job_id: str, event_ids: Sequence[str], events: Mapping[str, Action]
+) -> dict[str, Any]:
+    """What the journal has kept of some events."""
+    found: dict[str, Any] = {}
+    for event_id in event_ids:
+        txn.execute(
+            f"SELECT original_rows FROM {JOURNAL} WHERE job_id = ? AND event_id = ? AND action = ?",
+            (job_id, event_id, events[event_id].value),
+        )
+        row = txn.fetchone()
+        assert row is not None
+        found[event_id] = json.loads(row[0])
+    return found
+
+
+def _insert(
+    txn: LoggingTransaction, event_id: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> None:
+    txn.execute("DELETE FROM event_to_state_groups WHERE event_id = ?", (event_id,))
+    # The events first: other tables point to them.
+    for table in ("event_to_state_groups", *OWN_ROWS)[::-1]:
+        for row in rows.get(table, ()):
+            marks = ", ".join("?" for _ in row)
+            txn.execute(
+                f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", list(row.values())
+            )
+
+
+def _prev_events(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    return [
+        prev
+        for row in rows.get("event_json", ())
+        for prev in references(json.loads(row["json"]), "prev_events")
+    ]
+
+
+def _groups(txn: LoggingTransaction, event_ids: Collection[str]) -> dict[str, int]:
+    found: dict[str, Any] = {}
+    for event_id in event_ids:
+        txn.execute("SELECT state_group FROM event_to_state_groups WHERE event_id = ?", (event_id,))
+        found.update((event_id, group) for (group,) in txn.fetchall())
+    return found
+
+
+def _mend_threads(txn: LoggingTransaction, room_id: str, event_ids: Sequence[str]) -> None:
+    """Lets threads end with the newest event that is still in them."""
+    marks = ", ".join("?" for _ in event_ids)
+    txn.execute(
+        f"SELECT thread_id FROM threads WHERE room_id = ? AND latest_event_id IN ({marks})",
+        (room_id, *event_ids),
+    )
+    for (thread_id,) in txn.fetchall():
+        txn.execute(
+            "SELECT e.event_id, e.topological_ordering, e.stream_ordering"
+            " FROM event_relations AS er INNER JOIN events AS e ON e.event_id = er.event_id"
+            " WHERE er.relates_to_id = ? AND er.relation_type = 'm.thread'"
+            " ORDER BY e.topological_ordering DESC, e.stream_ordering DESC LIMIT 1",
+            (thread_id,),
+        )
+        latest = txn.fetchone()
+        if latest is None:
+            txn.execute("DELETE FROM threads WHERE thread_id = ?", (thread_id,))
+            continue
+        txn.execute(
+            "UPDATE threads SET latest_event_id = ?, topological_ordering = ?,"
+            " stream_ordering = ? WHERE thread_id = ?",
+            (*latest, thread_id),
+        )

@@ -1,0 +1,228 @@
+"""Repairs that are undone: the room is as it was before, and can be repaired again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.harness import compare, flavours
+from tests.harness.client import Client, JsonDict, MatrixError, quoted
+from tests.harness.damage import assert_whole, make_damage
+from tests.harness.federation import Room
+from tests.harness.flavours import Flavour
+from tests.harness.incident import make_incident
+from tests.harness.losing import everywhere
+from tests.harness.repairing import diagnosis, dry_run, finished, health, progress, repair
+from tests.openapi import Contract, Judge
+from tests.test_interruption import Braked, braked_pair
+
+UNDO = "rejection_repair_undo"
+LENGTH = 160
+
+_OWN = (
+    "events",
+    "event_json",
+    "rejections",
+    "event_edges",
+    "event_auth",
+    "state_events",
+    "event_to_state_groups",
+    "room_memberships",
+    "event_relations",
+    "redactions",
+    "event_labels",
+)
+
+
+@pytest.fixture(scope="module")
+def braked(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Braked]:
+    flavour: Flavour = getattr(request, "param", None) or Flavour()
+    postgres = request.getfixturevalue("postgres") if flavour.database == "postgres" else None
+    with braked_pair(tmp_path_factory.mktemp("undo"), postgres) as made:
+        yield made
+
+
+BOTH_DATABASES = pytest.mark.parametrize(
+    "braked", [flavours.NEWEST, flavours.POSTGRES], indirect=True
+)
+
+
+def undo(user: Client, repair_id: str, **body: Any) -> JsonDict:
+    path = "/v1/repairs" + quoted(repair_id, "undo")
+    answer: JsonDict = Judge(Contract(tags={"Repair"}), user).ok("POST", path, body)
+    return answer
+
+
+def undone(user: Client, repair_id: str) -> JsonDict:
+    started = undo(user, repair_id, dry_run=False)
+    job = finished(user, started["repair_id"])
+    assert (job["status"], job["error"], job["undoes"]) == ("complete", None, repair_id), job
+    return job
+
+
+def refused(user: Client, repair_id: str) -> JsonDict:
+    answers = []
+    for body in ({}, {"dry_run": False}):
+        with pytest.raises(MatrixError) as error:
+            user.repair_api("POST", "/repairs" + quoted(repair_id, "undo"), body)
+        assert (error.value.status, error.value.errcode) == (409, "M_CONFLICT")
+        answers.append(error.value.response.json())
+    assert answers[0] == answers[1]
+    found: JsonDict = answers[0]
+    return found
+
+
+def facts(room: Room) -> dict[str, Any]:
+    """All that an undo has to bring back, as the database, the endpoints and users have it."""
+    b, r = room.b, room.room_id
+    ids = {i for (i,) in b.database.query("SELECT event_id FROM events WHERE room_id = ?", r)}
+    found: dict[str, Any] = {
+        table: sorted(
+            (row for row in b.database.query(f"SELECT * FROM {table}") if ids & {*row}),
+            key=repr,
+        )
+        for table in _OWN
+    }
+    found |= compare.database_facets(room, b)
+    found["diagnosis"] = diagnosis(room.bob, r)
+    found["health"] = health(room.bob, r)
+    found["plan"] = dry_run(room.bob, r)
+    found["messages"] = [e["event_id"] for e in room.bob.messages(r)]
+    found["members"] = room.bob.members(r)
+    found["state"] = {key: event["event_id"] for key, event in room.bob.state(r).items()}
+    found["inconsistencies"] = compare.inconsistencies(b, r)
+    return found
+
+
+def assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
+    differ = {
+        name: compare.describe(before[name], after[name])
+        for name in before
+        if before[name] != after[name]
+    }
+    assert differ == {}
+
+
+@BOTH_DATABASES
+def test_the_room_is_as_it_was(braked: Braked) -> None:
+    room = braked.pair.room("11")
+    lost = make_damage(room, 40).lost
+    unindexed = room.bob.send_message(room.room_id, "Not to be found")
+    everywhere(room, unindexed)
+    room.b.stop()
+    room.b.database.execute("DELETE FROM event_search WHERE event_id = ?", unindexed)
+    room.b.start()
+    before = facts(room)
+    repaired = repair(room.bob, room.room_id)
+    assert_whole(room)
+
+    digests = compare.digests(room.b)
+    plan = undo(room.bob, repaired["repair_id"])
+    assert compare.digests(room.b) == digests, "a dry run writes nothing"
+    restated = before["plan"]["summary"]["restate"]
+    assert restated > 0
+    assert plan["summary"] == {
+        "receive": len(lost),
+        "reject": 0,
+        "restate": restated,
+        "index": 1,
+        "state_changes": [
+            {**c, "from": c["to"], "to": c["from"]} for c in repaired["state_changes"]
+        ],
+    }
+    assert plan["events_total"] == len(plan["events"]) == len(lost) + restated + 1
+
+    job = undone(room.bob, repaired["repair_id"])
+    assert job["state_changes"] == plan["summary"]["state_changes"]
+    assert job["total"] == job["done"] == plan["events_total"]
+    assert_same(before, facts(room))
+    room.b.restart()
+    assert_same(before, facts(room))
+
+    assert job["repair_id"] in refused(room.bob, repaired["repair_id"])["error"]
+    assert "repair the room" in refused(room.bob, job["repair_id"])["error"]
+    again = repair(room.bob, room.room_id)
+    assert again["accepted"] == len(lost)
+    assert_whole(room)
+    assert room.b.errors_in_log() == []
+
+
+def test_threads_redactions_and_clients(braked: Braked) -> None:
+    incident = make_incident(braked.pair.room("10"))
+    room = incident.room
+    before = facts(room)
+    repaired = repair(room.bob, room.room_id)
+    since = room.bob.sync()["next_batch"]
+    undone(room.bob, repaired["repair_id"])
+    assert_same(before, facts(room))
+    told = room.bob.sync(since)["rooms"]["join"][room.room_id]
+    state = {e["type"]: e["content"] for e in told["state"]["events"]}
+    assert state["m.room.topic"]["topic"] != incident.NEW_TOPIC
+    assert not room.bob.search(incident.WORD, [room.room_id])
+    assert repair(room.bob, room.room_id)["accepted"] == len(incident.lost)
+    assert_whole(room)
+
+
+def test_not_once_something_builds_on_it(braked: Braked) -> None:
+    incident = make_incident(braked.pair.room("11"))
+    room = incident.room
+    repaired = repair(room.bob, room.room_id)
+    ours = room.bob.send_message(room.room_id, "On top of it")
+    theirs = room.alice.send_message(room.room_id, "And on top of that")
+    everywhere(room, ours, theirs)
+    answer = refused(room.bob, repaired["repair_id"])
+    # What cites the power levels builds on them, as does what follows the last event.
+    assert sorted(answer["events"]) == sorted([ours, theirs])
+    assert_whole(room)
+
+
+def test_what_cannot_be_undone(braked: Braked) -> None:
+    user = braked.pair.b.register("undoer", admin=True)
+    for repair_id in ("none", "!", "%00"):
+        with pytest.raises(MatrixError) as error:
+            user.repair_api("POST", f"/repairs/{repair_id}/undo", {})
+        assert error.value.status in (400, 404)
+    room = braked.pair.room("11")
+    idle = repair(room.bob, room.room_id)
+    assert undo(room.bob, idle["repair_id"])["events"] == []
+    assert undone(room.bob, idle["repair_id"])["done"] == 0
+    bodies: tuple[dict[str, Any], ...] = ({"dryrun": False}, {"dry_run": "no"}, {"force": []})
+    for body in bodies:
+        with pytest.raises(MatrixError) as error:
+            room.bob.repair_api("POST", "/repairs" + quoted(idle["repair_id"], "undo"), body)
+        assert (error.value.status, error.value.errcode) == (400, "M_INVALID_PARAM")
+
+
+@BOTH_DATABASES
+@pytest.mark.parametrize(("nth", "moment"), [(1, "before"), (1, "after"), (2, "before")])
+def test_a_killed_undo_goes_on_by_itself(braked: Braked, nth: int, moment: str) -> None:
+    room = braked.pair.room("11")
+    damage = make_damage(room, LENGTH)
+    before = facts(room)
+    repaired = repair(room.bob, room.room_id)
+    braked.kill_in(UNDO, nth, moment)
+    room.bob.repair_api(
+        "POST", "/repairs" + quoted(repaired["repair_id"], "undo"), {"dry_run": False}
+    )
+    braked.wait_dead()
+    braked.release()
+    left = room.b.rejected(room.room_id)
+    assert bool(left) is ((nth, moment) != (1, "before"))
+    assert left < damage.lost, "it was over already"
+    assert compare.extremities(room.b, room.room_id), "a room must never be without any"
+    room.b.start()
+    (job,) = (
+        job
+        for job in room.bob.repair_api("GET", "/repairs", params={"room_id": room.room_id})[
+            "repairs"
+        ]
+        if job["undoes"]
+    )
+    job = finished(room.bob, job["repair_id"])
+    assert (job["status"], job["done"]) == ("complete", job["total"]), job
+    assert_same(before, facts(room))
+    assert progress(room.bob, repaired["repair_id"])["status"] == "complete"
