@@ -17,12 +17,12 @@ from tests.harness import compare, flavours
 from tests.harness.client import quoted
 from tests.harness.compare import differences, search
 from tests.harness.federation import Pair, Room
-from tests.harness.hostile import HostilePeer
+from tests.harness.hostile import grab
 from tests.harness.incident import Incident, make_incident, promote
 from tests.harness.losing import everywhere, lose, lose_message, lose_state
 from tests.harness.repairing import diagnosis, dry_run, health, repair
 
-pytestmark = pytest.mark.parametrize("pair", [flavours.NEWEST], indirect=True)
+pytestmark = pytest.mark.parametrize("pair", [flavours.NEWEST, flavours.POSTGRES], indirect=True)
 
 Statement = tuple[Any, ...]
 
@@ -63,17 +63,6 @@ UNMARK = "UPDATE events SET rejection_reason = NULL WHERE room_id = ?"
 UNREJECT = (
     "DELETE FROM rejections WHERE event_id IN (SELECT event_id FROM events WHERE room_id = ?)"
 )
-
-
-def grab(room: Room) -> str:
-    """Sends B what it rejects for good reason: a topic by somebody who is not in the room."""
-    peer = HostilePeer(room.a, room.room_id)
-    mallory = f"@mallory:{room.a.name}"
-    event, event_id = peer.forge("m.room.topic", mallory, {"topic": "Mine"}, state_key="")
-    peer.send(room.b, event)
-    room.b.wait_for_event(event_id)
-    assert event_id in room.b.rejected(room.room_id)
-    return event_id
 
 
 @case
