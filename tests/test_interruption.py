@@ -24,7 +24,7 @@ from tests.harness.damage import Damage, assert_whole, make_damage
 from tests.harness.database import SqliteDatabase
 from tests.harness.federation import Pair, Room, running
 from tests.harness.flavours import Flavour
-from tests.harness.hostile import grab
+from tests.harness.hostile import HostilePeer, grab
 from tests.harness.losing import everywhere, lose_message, lose_state
 from tests.harness.postgres import Postgres
 from tests.harness.repairing import dry_run, finished, health, progress, repair, start
@@ -336,6 +336,45 @@ def own_tables(server: Server) -> set[str]:
         of_names = "SELECT relname FROM pg_class WHERE relname"
     rows = server.database.query(f"{of_names} LIKE ?", "rejection_repair_%")
     return {name for (name,) in rows}
+
+
+@pytest.mark.parametrize("set_back", [False, True])
+def test_killed_between_what_is_restated(braked: Braked, set_back: bool) -> None:
+    # What has been restated hides that a merge behind it has not: neither of the events before
+    # the merge was received by a repair. What is lost between them makes two batches of it.
+    room = braked.pair.room("10")
+    r, bob, database = room.room_id, room.bob, room.b.database
+    topic = lose_state(room, "m.room.topic", {"topic": "Lost"})
+    prevs = [room.alice.send_message(r, f"After it, {n}") for n in range(2)]
+    everywhere(room, *prevs)
+    lost = lose_message(room, "Between")
+    peer = HostilePeer(room.a, r)
+    content = {"msgtype": "m.text", "body": "Both together"}
+    merge, merge_id = peer.forge("m.room.message", room.alice.user_id, content, prev_events=prevs)
+    for server in (room.a, room.b):
+        peer.send(server, merge)
+    everywhere(room, merge_id)
+    if set_back:
+        # As if they had been forgotten when the topic was repaired.
+        groups = database.query(
+            "SELECT state_group, event_id FROM event_to_state_groups WHERE event_id IN (?, ?, ?)",
+            *prevs,
+            merge_id,
+        )
+        assert repair(bob, r, event_ids=[topic])["accepted"] == 1
+        room.b.stop()
+        database.execute_many(
+            "UPDATE event_to_state_groups SET state_group = ? WHERE event_id = ?", groups
+        )
+        room.b.start()
+    braked.kill_in(RESTATE, 1, "after")
+    begin(bob, r)
+    braked.wait_dead()
+    assert room.b.rejected(r) == {lost}
+    room.b.start()
+    jobs = bob.repair_api("GET", "/repairs", params={"room_id": r})["repairs"]
+    assert {finished(bob, job["repair_id"])["status"] for job in jobs} == {"complete"}
+    assert_whole(room)
 
 
 def test_a_repair_goes_on_after_sigterm(rewound: Rewound) -> None:

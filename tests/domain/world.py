@@ -376,6 +376,7 @@ class World:
             after = {**before, node.key: event_id} if sets and node.key else dict(before)
             self.after[event_id] = self._group(after)
             self.journal.append((event_id, step.action))
+            self.unfinished.add(event_id)
             return step.verdict
         assert node.rejected is not None or node.damaged, f"{event_id} is sound"
         verdict = self.judge(node, self._rejected, None if node.outlier else before)
