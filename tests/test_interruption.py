@@ -321,7 +321,8 @@ def test_killed_while_the_tables_are_made(braked: Braked) -> None:
         b.launch()
         braked.wait_dead()
         if moment == "amid":
-            assert own_tables(b) < whole
+            on_sqlite = isinstance(b.database, SqliteDatabase)
+            assert own_tables(b) == ({"rejection_repair_jobs"} if on_sqlite else set())
     b.start()
     assert own_tables(b) == whole
     assert b.rejected(room.room_id) == {lost}
