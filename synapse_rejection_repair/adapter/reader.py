@@ -131,6 +131,8 @@ class SynapseReader:
         unindexed = await self._others(defects.get(Finding.MISSING_SEARCH, ()), suspects)
         unfinished = await self._others(await self._unfinished(room_id), suspects)
         extremities = await self.extremities(room_id)
+        # At once: where the room goes on, what is an extremity now is followed soon.
+        followed = await self.followed(extremities)
         return RoomFacts(
             room_id=room_id,
             room_version=version,
@@ -140,7 +142,7 @@ class SynapseReader:
             unfinished=unfinished,
             current_state=await self._current_state(room_id),
             extremities=extremities,
-            bad_extremities=frozenset(await self.not_standing(extremities)),
+            bad_extremities=frozenset(followed | await self.not_standing(extremities)),
             defects=defects,
         )
 

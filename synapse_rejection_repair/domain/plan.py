@@ -119,7 +119,7 @@ class RoomFacts:
             the old one.
         current_state: the room's current state as stored.
         extremities: the forward extremities as stored.
-        bad_extremities: those of them that are rejected, missing or outliers.
+        bad_extremities: those of them that are rejected, missing, outliers or followed.
         defects: what the room's accepted events lack, by what it is.
     """
 

@@ -227,7 +227,9 @@ class World:
             unindexed={i: self.nodes[i] for i in self.unindexed},
             current_state=dict(self.current),
             extremities=frozenset(self.extremities),
-            bad_extremities=frozenset(await self.not_standing(self.extremities)),
+            bad_extremities=frozenset(
+                await self.followed(self.extremities) | await self.not_standing(self.extremities)
+            ),
             unfinished={i: self.nodes[i] for i in self.unfinished - suspects.keys()},
             defects={},
         )
