@@ -154,7 +154,7 @@ class _Walk:
                 await self._clock.breathe()
             frontier = children - seen
             seen |= frontier
-        self._followed = await self._reader.followed([*facts.suspects, *facts.extremities])
+        self._followed = await self._reader.followed(facts.suspects)
 
     async def run(self, judge: set[str] | None) -> None:
         """Walks the events.

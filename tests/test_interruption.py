@@ -24,6 +24,8 @@ from tests.harness.damage import Damage, assert_whole, make_damage
 from tests.harness.database import SqliteDatabase
 from tests.harness.federation import Pair, Room, running
 from tests.harness.flavours import Flavour
+from tests.harness.hostile import HostilePeer, grab
+from tests.harness.losing import everywhere, lose_message, lose_state
 from tests.harness.postgres import Postgres
 from tests.harness.repairing import dry_run, finished, health, progress, repair, start
 from tests.harness.server import Server
@@ -31,6 +33,10 @@ from tests.harness.waiting import wait_for
 
 PERSIST = "persist_events"
 RESTATE = "rejection_repair_restate"
+INDEX = "rejection_repair_index"
+EXTREMITIES = "rejection_repair_mend_extremities"
+CURRENT_STATE = "update_current_state"
+TABLES = "rejection_repair_create_tables"
 LARGE = 240
 SMALL = 40
 
@@ -47,7 +53,7 @@ class Braked:
         brake(self.control, {"transaction": PERSIST, "seconds": seconds})
 
     def kill_in(self, transaction: str, nth: int, moment: str) -> None:
-        """Makes B die in the nth transaction of that name, before or after its commit."""
+        """Makes B die in the nth transaction of that name: amid, before or after its commit."""
         brake(self.control, {"transaction": transaction, "nth": nth, "kill": moment})
 
     def release(self) -> None:
@@ -55,7 +61,7 @@ class Braked:
 
     def wait_dead(self) -> None:
         b = self.pair.b
-        wait_for(lambda: not b.running, timeout=60, what="B to be killed")
+        wait_for(lambda: not b.running, timeout=30, what="B to be killed")
         b.kill()
 
 
@@ -64,8 +70,9 @@ def braked_pair(folder: Path, postgres: Postgres | None = None) -> Iterator[Brak
     folder.mkdir(exist_ok=True)
     control = folder / "brake.json"
     modules = [
-        *yaml.safe_load(EXAMPLE.read_text())["modules"],
+        # The first: the other one's tables are made as soon as it is loaded.
         {"module": "tests.harness.brake.Brake", "config": {"control": str(control)}},
+        *yaml.safe_load(EXAMPLE.read_text())["modules"],
     ]
     a = Server(folder / "a", modules=[])
     database = postgres.create_database() if postgres else None
@@ -225,6 +232,149 @@ def test_killed_at_every_turn(rewound: Rewound) -> None:
     assert counts[-1] > 0, "nothing was left to do after the last kill"
     room.b.start()
     assert_accepted_once(damage, finished(room.bob, only_repair(room)["repair_id"]))
+    assert_whole(room)
+
+
+@dataclass(frozen=True)
+class Motley:
+    """A room of which a repair has to write all that is not receiving what was lost."""
+
+    room: Room
+    topic: str
+    """Lost, and cited by nothing: the end of the repair brings it into the current state."""
+    message: str
+    """A message without its search row."""
+    cured: str
+    """A hostile event that is no longer marked as rejected."""
+    tip: str
+    """Another one, which has become the only forward extremity."""
+
+    def done(self) -> list[bool]:
+        """What of it is done, in the order in which a repair does it."""
+        r, query = self.room.room_id, self.room.b.database.query
+        rows = query("SELECT event_id FROM event_search WHERE event_id = ?", self.message)
+        return [
+            self.cured in self.room.b.rejected(r),
+            len(rows) == 1,
+            compare.extremities(self.room.b, r) == compare.extremities(self.room.a, r),
+            compare.current_state(self.room.b, r)["m.room.topic", ""] == self.topic,
+        ]
+
+
+def motley(room: Room) -> Motley:
+    r = room.room_id
+    cured, tip = grab(room), grab(room)
+    message = room.alice.send_message(r, "Cannot be found")
+    everywhere(room, message)
+    topic = lose_state(room, "m.room.topic", {"topic": "Lost"})
+    everywhere(room, room.alice.send_message(r, "After it"))
+    room.b.stop()
+    for sql, *parameters in (
+        ("UPDATE events SET rejection_reason = NULL WHERE event_id = ?", cured),
+        ("DELETE FROM rejections WHERE event_id = ?", cured),
+        ("DELETE FROM event_search WHERE event_id = ?", message),
+        ("DELETE FROM event_forward_extremities WHERE room_id = ?", r),
+        ("INSERT INTO event_forward_extremities (event_id, room_id) VALUES (?, ?)", tip, r),
+    ):
+        assert room.b.database.execute(sql, *parameters) > 0
+    room.b.start()
+    return Motley(room, topic, message, cured, tip)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@BOTH_DATABASES
+def test_killed_at_all_that_is_not_receiving(braked: Braked, moment: str) -> None:
+    # Whatever is written after the first kill, a resumed job has written.
+    left = motley(braked.pair.room("12"))
+    room, r, bob = left.room, left.room.room_id, left.room.bob
+    assert left.done() == [False] * 4
+    for turn, transaction in enumerate((PERSIST, INDEX, EXTREMITIES, CURRENT_STATE)):
+        braked.kill_in(transaction, 1, moment)
+        if room.b.running:
+            begin(bob, r)
+        else:
+            room.b.launch()
+        braked.wait_dead()
+        done = turn + (moment == "after")
+        assert left.done() == [True] * done + [False] * (4 - done)
+    room.b.start()
+    job = finished(bob, only_repair(room)["repair_id"])
+    assert (job["status"], job["error"], job["accepted"]) == ("complete", None, 1)
+    assert_whole(room, rejected=[left.cured, left.tip])
+
+    facets = compare.database_facets(room, room.b)
+    assert repair(bob, r)["accepted"] == 0
+    assert compare.database_facets(room, room.b) == facets
+
+
+@BOTH_DATABASES
+def test_killed_while_the_tables_are_made(braked: Braked) -> None:
+    b, room = braked.pair.b, braked.pair.room("12")
+    lost = lose_message(room, "Lost")
+    b.stop()
+    whole = own_tables(b)
+    for table in ("jobs", "journal"):
+        b.database.execute(f"DROP TABLE rejection_repair_{table}")
+    assert own_tables(b) == set()
+    for moment in ("amid", "before", "after"):
+        braked.kill_in(TABLES, 1, moment)
+        b.launch()
+        braked.wait_dead()
+        if moment == "amid":
+            on_sqlite = isinstance(b.database, SqliteDatabase)
+            assert own_tables(b) == ({"rejection_repair_jobs"} if on_sqlite else set())
+    b.start()
+    assert own_tables(b) == whole
+    assert b.rejected(room.room_id) == {lost}
+    assert repair(room.bob, room.room_id)["accepted"] == 1
+    assert health(room.bob, room.room_id) == {}
+
+
+def own_tables(server: Server) -> set[str]:
+    """The module's own tables and their indexes."""
+    of_names = "SELECT name FROM sqlite_master WHERE name"
+    if not isinstance(server.database, SqliteDatabase):
+        of_names = "SELECT relname FROM pg_class WHERE relname"
+    rows = server.database.query(f"{of_names} LIKE ?", "rejection_repair_%")
+    return {name for (name,) in rows}
+
+
+@pytest.mark.parametrize("set_back", [False, True])
+def test_killed_between_what_is_restated(braked: Braked, set_back: bool) -> None:
+    # What has been restated hides that a merge behind it has not: neither of the events before
+    # the merge was received by a repair. What is lost between them makes two batches of it.
+    room = braked.pair.room("10")
+    r, bob, database = room.room_id, room.bob, room.b.database
+    topic = lose_state(room, "m.room.topic", {"topic": "Lost"})
+    prevs = [room.alice.send_message(r, f"After it, {n}") for n in range(2)]
+    everywhere(room, *prevs)
+    lost = lose_message(room, "Between")
+    peer = HostilePeer(room.a, r)
+    content = {"msgtype": "m.text", "body": "Both together"}
+    merge, merge_id = peer.forge("m.room.message", room.alice.user_id, content, prev_events=prevs)
+    for server in (room.a, room.b):
+        peer.send(server, merge)
+    everywhere(room, merge_id)
+    if set_back:
+        # As if they had been forgotten when the topic was repaired.
+        groups = database.query(
+            "SELECT state_group, event_id FROM event_to_state_groups WHERE event_id IN (?, ?, ?)",
+            *prevs,
+            merge_id,
+        )
+        assert repair(bob, r, event_ids=[topic])["accepted"] == 1
+        room.b.stop()
+        database.execute_many(
+            "UPDATE event_to_state_groups SET state_group = ? WHERE event_id = ?", groups
+        )
+        room.b.start()
+    braked.kill_in(RESTATE, 1, "after")
+    begin(bob, r)
+    braked.wait_dead()
+    assert room.b.rejected(r) == {lost}
+    room.b.start()
+    jobs = bob.repair_api("GET", "/repairs", params={"room_id": r})["repairs"]
+    assert {finished(bob, job["repair_id"])["status"] for job in jobs} == {"complete"}
     assert_whole(room)
 
 

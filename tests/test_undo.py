@@ -104,6 +104,12 @@ def assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
         for name in before
         if before[name] != after[name]
     }
+    for name in differ:
+        a, b = before[name], after[name]
+        if isinstance(a, list):
+            print(name, [x for x in a if x not in b], [x for x in b if x not in a])
+        else:
+            print(name, a, b)
     assert differ == {}
 
 

@@ -131,6 +131,8 @@ class SynapseReader:
         unindexed = await self._others(defects.get(Finding.MISSING_SEARCH, ()), suspects)
         unfinished = await self._others(await self._unfinished(room_id), suspects)
         extremities = await self.extremities(room_id)
+        # At once: where the room goes on, what is an extremity now is followed soon.
+        followed = await self.followed(extremities)
         return RoomFacts(
             room_id=room_id,
             room_version=version,
@@ -140,7 +142,7 @@ class SynapseReader:
             unfinished=unfinished,
             current_state=await self.current_state(room_id),
             extremities=extremities,
-            bad_extremities=frozenset(await self.not_standing(extremities)),
+            bad_extremities=frozenset(followed | await self.not_standing(extremities)),
             defects=defects,
         )
 
@@ -270,17 +272,21 @@ class SynapseReader:
         return dict(rows)
 
     async def _unfinished(self, room_id: str) -> list[str]:
-        """The state events accepted by jobs that did not come to their end, nor a later one."""
+        """What was done by jobs that did not come to their end, nor a later one.
+
+        Of what they accepted the state events alone: the rest changes nobody's state.
+        """
         rows = await self._database.rows(
             "unfinished",
             f"SELECT j.event_id FROM {JOBS} AS job"
-            f" INNER JOIN {JOURNAL} AS j ON j.job_id = job.job_id AND j.action = ?"
-            " INNER JOIN state_events AS se ON se.event_id = j.event_id"
-            " WHERE job.room_id = ? AND job.status <> 'complete' AND NOT EXISTS ("
+            f" INNER JOIN {JOURNAL} AS j ON j.job_id = job.job_id"
+            " LEFT JOIN state_events AS se ON se.event_id = j.event_id"
+            " WHERE (j.action = ? OR (j.action = ? AND se.event_id IS NOT NULL))"
+            " AND job.room_id = ? AND job.status <> 'complete' AND NOT EXISTS ("
             f"  SELECT 1 FROM {JOBS} AS later WHERE later.room_id = job.room_id"
             "   AND later.kind = job.kind AND later.status = 'complete'"
             "   AND later.created_ts > job.created_ts)",
-            (Action.RECEIVE.value, room_id),
+            (Action.RESTATE.value, Action.RECEIVE.value, room_id),
         )
         return [event_id for (event_id,) in rows]
 

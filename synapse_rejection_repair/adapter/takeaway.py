@@ -194,13 +194,15 @@ def _park(
 
 
 def restore_extremities(txn: LoggingTransaction, event_ids: Collection[str]) -> None:
-    """Makes those events forward extremities again that can still be one."""
+    """Makes those events forward extremities again that nothing follows.
+
+    A rejected one too, until the repair ends: a room must never have none.
+    """
     clause, args = make_in_list_sql_clause(txn.database_engine, "e.event_id", event_ids)
     txn.execute(
         "INSERT INTO event_forward_extremities (event_id, room_id)"
         " SELECT e.event_id, e.room_id FROM events AS e"
-        " LEFT JOIN rejections AS r ON r.event_id = e.event_id"
-        f" WHERE {clause} AND r.event_id IS NULL"
+        f" WHERE {clause}"
         " AND NOT EXISTS (SELECT 1 FROM event_forward_extremities AS f"
         "  WHERE f.event_id = e.event_id)"
         " AND NOT EXISTS (SELECT 1 FROM event_edges AS n WHERE n.prev_event_id = e.event_id)",

@@ -114,11 +114,12 @@ class RoomFacts:
         suspects: the rejected and the damaged events, by id.
         stale: accepted events whose stored state is known to be wrong, by id.
         unindexed: accepted events whose search row is missing, by id.
-        unfinished: state events that a job accepted which did not come to its end, by id:
-            the state of what follows them may still be the old one.
+        unfinished: state events that a job accepted which did not come to its end, and
+            events that it restated, by id: the state of what follows them may still be
+            the old one.
         current_state: the room's current state as stored.
         extremities: the forward extremities as stored.
-        bad_extremities: those of them that are rejected, missing or outliers.
+        bad_extremities: those of them that are rejected, missing, outliers or followed.
         defects: what the room's accepted events lack, by what it is.
     """
 

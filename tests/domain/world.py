@@ -227,7 +227,9 @@ class World:
             unindexed={i: self.nodes[i] for i in self.unindexed},
             current_state=dict(self.current),
             extremities=frozenset(self.extremities),
-            bad_extremities=frozenset(await self.not_standing(self.extremities)),
+            bad_extremities=frozenset(
+                await self.followed(self.extremities) | await self.not_standing(self.extremities)
+            ),
             unfinished={i: self.nodes[i] for i in self.unfinished - suspects.keys()},
             defects={},
         )
@@ -382,6 +384,7 @@ class World:
             after = {**before, node.key: event_id} if sets and node.key else dict(before)
             self.after[event_id] = self._group(after)
             self.journal.append((event_id, step.action))
+            self.unfinished.add(event_id)
             return step.verdict
         assert node.rejected is not None or node.damaged, f"{event_id} is sound"
         verdict = self.judge(node, self._rejected, None if node.outlier else before)

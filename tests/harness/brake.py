@@ -7,7 +7,8 @@ rules are in a JSON file, read again when it changes:
     [{"transaction": "persist_events", "seconds": 0.3}]
 
 `kill` ends the process, as `kill -9` does, just before the commit of the nth such transaction
-since the file was read, or just after it. The file is gone by then: a new start is left alone.
+since the file was read, or just after it, or `amid` it: before its second statement, for SQLite
+commits what changes the schema at once. The file is gone by then: a new start is left alone.
 `seconds` is how long every such transaction waits before it begins, with nothing held.
 """
 
@@ -48,6 +49,8 @@ class Brake:
             kill = self._kill_now(desc)
             if kill == "before":
                 func = _then_die(func, self._control)
+            elif kill == "amid":
+                func = _die_amid(func, self._control)
             result = transact(conn, desc, a, b, c, func, *args, **kwargs)
             if kill == "after":
                 _die(self._control)
@@ -83,6 +86,32 @@ def _then_die(func: Callable[..., Any], control: Path) -> Callable[..., Any]:
         _die(control)
 
     return dying
+
+
+def _die_amid(func: Callable[..., Any], control: Path) -> Callable[..., Any]:
+    def dying(txn: Any, *args: Any, **kwargs: Any) -> Any:
+        txn.txn = _ShortLived(txn.txn, control)
+        func(txn, *args, **kwargs)
+
+    return dying
+
+
+class _ShortLived:
+    """A cursor for one statement alone."""
+
+    def __init__(self, cursor: Any, control: Path) -> None:
+        self._cursor = cursor
+        self._control = control
+        self._used = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cursor, name)
+
+    def execute(self, *args: Any) -> Any:
+        if self._used:
+            _die(self._control)
+        self._used = True
+        return self._cursor.execute(*args)
 
 
 def _die(control: Path) -> None:

@@ -20,6 +20,7 @@ from synapse.events import make_event_from_dict
 from urllib3.exceptions import InsecureRequestWarning
 
 from tests.harness.client import quoted
+from tests.harness.federation import Room
 from tests.harness.server import Server
 from tests.harness.waiting import wait_for
 
@@ -190,3 +191,14 @@ class HostilePeer:
         marks = ",".join("?" for _ in event_ids)
         sql = f"SELECT max(depth) FROM events WHERE event_id IN ({marks})"
         return int(self.server.database.value(sql, *event_ids) or 0) + 1
+
+
+def grab(room: Room) -> str:
+    """Sends B what it rejects for good reason: a topic by somebody who is not in the room."""
+    peer = HostilePeer(room.a, room.room_id)
+    mallory = f"@mallory:{room.a.name}"
+    event, event_id = peer.forge("m.room.topic", mallory, {"topic": "Mine"}, state_key="")
+    peer.send(room.b, event)
+    room.b.wait_for_event(event_id)
+    assert event_id in room.b.rejected(room.room_id)
+    return event_id
