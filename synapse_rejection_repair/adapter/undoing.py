@@ -8,6 +8,7 @@ from typing import Any
 
 from synapse.server import HomeServer
 from synapse.storage.database import LoggingTransaction
+from synapse.types.handlers import SLIDING_SYNC_DEFAULT_BUMP_EVENT_TYPES
 
 from synapse_rejection_repair.adapter.database import Database, batches
 from synapse_rejection_repair.adapter.mending import RoomMending
@@ -24,7 +25,7 @@ from synapse_rejection_repair.adapter.takeaway import (
 from synapse_rejection_repair.domain.dag import in_order
 from synapse_rejection_repair.domain.plan import Action
 from synapse_rejection_repair.domain.repair import RepairJob
-from synapse_rejection_repair.domain.undo import UNDO
+from synapse_rejection_repair.domain.undo import UNDO, Done
 from synapse_rejection_repair.errors import BuiltUpon
 from synapse_rejection_repair.ports import Clock
 
@@ -67,9 +68,9 @@ class JournalReader:
             {i for i, created_ts in rows if i != repair.job_id and created_ts >= repair.created_ts}
         )
 
-    async def builders(self, repair: RepairJob, events: Mapping[str, Action]) -> list[str]:
+    async def builders(self, repair: RepairJob, events: Done) -> list[str]:
         """The events accepted since that follow or cite what the repair received."""
-        received = [i for i, action in events.items() if action is Action.RECEIVE]
+        received = [i for i, actions in events.items() if Action.RECEIVE in actions]
         found: set[str] = set()
         for table, column in (("event_edges", "prev_event_id"), ("event_auth", "auth_id")):
             rows = await self._database.rows_of(
@@ -114,7 +115,7 @@ class SynapseUndoWriter:
         self._mending = mending
         self._clock = clock
 
-    async def undo(self, job: RepairJob, repair: RepairJob, events: Mapping[str, Action]) -> None:
+    async def undo(self, job: RepairJob, repair: RepairJob, events: Done) -> None:
         """Puts a repair's events back, and brings the room in line.
 
         Args:
@@ -137,6 +138,7 @@ class SynapseUndoWriter:
             for ids in batches(children_first, _AT_ONCE):
                 await self._database.run("undo", self._undo, job, repair.job_id, ids, events)
                 await self._clock.breathe()
+            await self._database.run("undo_bump", _mend_bump_stamp, job.room_id)
 
         await self._mending.mend(job.room_id, parents, put_all_back)
         if builders:
@@ -148,25 +150,31 @@ class SynapseUndoWriter:
         job: RepairJob,
         repair_id: str,
         event_ids: Sequence[str],
-        events: Mapping[str, Action],
+        events: Done,
     ) -> None:
         now = self._clock.now_ms()
-        was = _originals(txn, repair_id, event_ids, events)
-        anew = [i for i in event_ids if events[i] in _STORED_ANEW]
+        anew = [i for i in event_ids if {*_STORED_ANEW} & {*events[i]}]
         if anew:
+            was = {
+                **_originals(txn, repair_id, anew, Action.REJECT),
+                **_originals(txn, repair_id, anew, Action.RECEIVE),
+            }
             taken = take_away(txn, job.room_id, anew, anew, job.job_id, UNDO, now)
             for event_id in anew:
                 _insert(txn, event_id, was[event_id])
             put_back(txn, taken)
             restore_extremities(txn, {p for i in anew for p in _prev_events(was[i])})
             _mend_threads(txn, job.room_id, anew)
-        restated = {i: was[i] for i in event_ids if events[i] is Action.RESTATE}
+        restated = [i for i in event_ids if Action.RESTATE in events[i]]
         journal(txn, job.job_id, UNDO, now, _groups(txn, restated).items())
         txn.execute_batch(
             "UPDATE event_to_state_groups SET state_group = ? WHERE event_id = ?",
-            [(group, event_id) for event_id, group in restated.items()],
+            [
+                (group, event_id)
+                for event_id, group in _originals(txn, repair_id, restated, Action.RESTATE).items()
+            ],
         )
-        indexed = [i for i in event_ids if events[i] is Action.INDEX]
+        indexed = [i for i in event_ids if Action.INDEX in events[i]]
         journal(txn, job.job_id, UNDO, now, [(i, {}) for i in indexed])
         for event_id in indexed:
             txn.execute("DELETE FROM event_search WHERE event_id = ?", (event_id,))
@@ -175,18 +183,16 @@ class SynapseUndoWriter:
 
 
 def _originals(
-    txn: LoggingTransaction, job_id: str, event_ids: Sequence[str], events: Mapping[str, Action]
+    txn: LoggingTransaction, job_id: str, event_ids: Sequence[str], action: Action
 ) -> dict[str, Any]:
-    """What the journal has kept of some events."""
+    """What the journal has kept of those of some events with which a repair did something."""
     found: dict[str, Any] = {}
     for event_id in event_ids:
         txn.execute(
             f"SELECT original_rows FROM {JOURNAL} WHERE job_id = ? AND event_id = ? AND action = ?",
-            (job_id, event_id, events[event_id].value),
+            (job_id, event_id, action.value),
         )
-        row = txn.fetchone()
-        assert row is not None
-        found[event_id] = json.loads(row[0])
+        found.update((event_id, json.loads(was)) for (was,) in txn.fetchall())
     return found
 
 
@@ -217,6 +223,20 @@ def _groups(txn: LoggingTransaction, event_ids: Collection[str]) -> dict[str, in
         txn.execute("SELECT state_group FROM event_to_state_groups WHERE event_id = ?", (event_id,))
         found.update((event_id, group) for (group,) in txn.fetchall())
     return found
+
+
+def _mend_bump_stamp(txn: LoggingTransaction, room_id: str) -> None:
+    """Lets sliding sync sort the room by the newest event that is still in it."""
+    types = sorted(SLIDING_SYNC_DEFAULT_BUMP_EVENT_TYPES)
+    txn.execute(
+        "UPDATE sliding_sync_joined_rooms SET bump_stamp ="
+        " (SELECT MAX(e.stream_ordering) FROM events AS e"
+        "  LEFT JOIN rejections AS r ON r.event_id = e.event_id"
+        "  WHERE e.room_id = ? AND e.stream_ordering > 0 AND NOT e.outlier"
+        f"  AND r.event_id IS NULL AND e.type IN ({', '.join('?' for _ in types)}))"
+        " WHERE room_id = ? AND bump_stamp IS NOT NULL",
+        (room_id, *types, room_id),
+    )
 
 
 def _mend_threads(txn: LoggingTransaction, room_id: str, event_ids: Sequence[str]) -> None:

@@ -12,7 +12,10 @@ from synapse_rejection_repair.domain.plan import Action
 UNDO = "undo"
 """What the journal calls it when an event is put back as it was."""
 
-_STRONGEST_FIRST = (Action.RECEIVE, Action.REJECT, Action.RESTATE, Action.INDEX)
+_STORED_ANEW = (Action.RECEIVE, Action.REJECT)
+
+Done = Mapping[str, tuple[Action, ...]]
+"""What a repair did with each event, as far as it has to be undone."""
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)
@@ -28,25 +31,26 @@ class UndoPlan:
 
     repair_id: str
     room_id: str
-    events: Mapping[str, Action]
+    events: Done
     state_changes: tuple[StateChange, ...]
 
 
-def done_with(entries: Iterable[tuple[str, str]]) -> dict[str, Action]:
+def done_with(entries: Iterable[tuple[str, str]]) -> dict[str, tuple[Action, ...]]:
     """What a repair did with each event, as far as it has to be undone.
 
-    Of an event that was received and then restated, the rows from before it was received
-    are what there was at first.
+    Where an event was stored anew, its rows from before that are all there was of it,
+    whatever else was done with it later.
 
     Args:
         entries: the ids and actions that its journal has.
     """
-    found: dict[str, Action] = {}
+    found: dict[str, tuple[Action, ...]] = {}
     for event_id, name in sorted(entries):
-        action = Action(name)
-        before = found.get(event_id, action)
-        found[event_id] = min(before, action, key=_STRONGEST_FIRST.index)
-    return found
+        found[event_id] = (*found.get(event_id, ()), Action(name))
+    return {
+        event_id: tuple(a for a in actions if a in _STORED_ANEW)[:1] or actions
+        for event_id, actions in found.items()
+    }
 
 
 def changes_back(changes: Iterable[StateChange], current: StateIds) -> tuple[StateChange, ...]:

@@ -38,7 +38,7 @@ class UndoServlet(RestServlet):
 
 
 def _plan(plan: UndoPlan) -> JsonDict:
-    counts = Counter(plan.events.values())
+    counts = Counter(action for actions in plan.events.values() for action in actions)
     return {
         "dry_run": True,
         "undoes": plan.repair_id,
@@ -48,8 +48,8 @@ def _plan(plan: UndoPlan) -> JsonDict:
             "state_changes": [serialise.state_change(c) for c in plan.state_changes],
         },
         "events": [
-            {"event_id": event_id, "action": action.value}
-            for event_id, action in list(plan.events.items())[:_MAX_EVENTS_SHOWN]
+            {"event_id": event_id, "actions": [action.value for action in actions]}
+            for event_id, actions in list(plan.events.items())[:_MAX_EVENTS_SHOWN]
         ],
         "events_total": len(plan.events),
     }

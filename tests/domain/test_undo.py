@@ -1,0 +1,35 @@
+"""What undoing a repair has to do."""
+
+from __future__ import annotations
+
+from synapse_rejection_repair.domain.model import StateChange
+from synapse_rejection_repair.domain.plan import Action
+from synapse_rejection_repair.domain.undo import changes_back, done_with
+
+TOPIC = ("m.room.topic", "")
+
+
+def test_the_first_rows_are_all_there_was() -> None:
+    entries = [
+        ("$a", "restate"),
+        ("$a", "receive"),
+        ("$b", "restate"),
+        ("$b", "index"),
+        ("$c", "reject"),
+        ("$c", "index"),
+    ]
+    assert done_with(entries) == {
+        "$a": (Action.RECEIVE,),
+        "$b": (Action.INDEX, Action.RESTATE),
+        "$c": (Action.REJECT,),
+    }
+
+
+def test_the_state_changes_back_unless_it_has_changed_again() -> None:
+    change = StateChange(*TOPIC, before="$old", after="$new")
+    assert changes_back([change], {TOPIC: "$new"}) == (
+        StateChange(*TOPIC, before="$new", after="$old"),
+    )
+    assert changes_back([change], {TOPIC: "$newer"}) == ()
+    gone = StateChange(*TOPIC, before="$old", after=None)
+    assert changes_back([gone], {}) == (StateChange(*TOPIC, before=None, after="$old"),)
