@@ -88,6 +88,7 @@ EVERYWHERE = (
     ("GET", "/v1/repairs"),
     ("GET", "/v1/repairs/{done}"),
     ("POST", "/v1/repairs/{done}/cancel"),
+    ("POST", "/v1/repairs/{done}/undo"),
 )
 OF_ROOMS = (("GET", "rejections"), ("GET", "diagnosis"), ("GET", "health"), ("POST", "repair"))
 NO_CHARACTERS = "contains characters that no identifier can have"
@@ -148,10 +149,14 @@ def _repairs() -> Iterator[Case]:
         ("surrogate", "%ED%BF%BF", BAD, NO_CHARACTERS),
     ):
         yield Case(f"repair-{id}", f"/v1/repairs/{repair}", errcode, says)
-        yield Case(f"cancel-{id}", f"/v1/repairs/{repair}/cancel", errcode, says, "POST")
+        for what in ("cancel", "undo"):
+            yield Case(f"{what}-{id}", f"/v1/repairs/{repair}/{what}", errcode, says, "POST")
     cancel = "/v1/repairs/{done}/cancel"
     yield Case("cancel-over", cancel, CONFLICT, "is over already: complete", "POST")
     yield Case("cancel-key", cancel, BAD, "'force' is not known", "POST", {"force": []})
+    undo = "/v1/repairs/{done}/undo"
+    yield Case("undo-key", undo, BAD, "'dryrun' is not known", "POST", {"dryrun": False})
+    yield Case("undo-type", undo, BAD, "must be true or false", "POST", {"dry_run": 0})
 
 
 def _queries() -> Iterator[Case]:

@@ -17,6 +17,7 @@ from synapse_rejection_repair import rest
 from synapse_rejection_repair.domain.plan import Deliver
 from synapse_rejection_repair.domain.repair import RepairProgress, RepairRequest
 from synapse_rejection_repair.domain.scope import Scope
+from synapse_rejection_repair.rest import jobs
 from tests.conftest import MakeServer
 from tests.harness.client import Client, quoted
 from tests.harness.federation import Pair, Room
@@ -193,6 +194,11 @@ def test_document_is_complete() -> None:
     for file in folder.glob("*.py"):
         for found in re.findall(r'pattern\(base, r?"(.*?)"\)', file.read_text()):
             served.add("/v1" + re.sub(r"\(\?P<(\w+)>.*?\)", r"{\1}", found))
+    for servlet in (jobs.JobsServlet, jobs.JobStatusServlet, jobs.JobCancelServlet):
+        for kind in ("repair", "import"):
+            served.add(
+                f"/v1/{kind}s" + servlet._BELOW.replace("(?P<job_id>[^/]+)", f"{{{kind}_id}}")
+            )
     assert served == Contract().document["paths"].keys()
 
 
@@ -411,6 +417,7 @@ def test_repair(world: World) -> None:
     assert (repair["status"], repair["room_id"]) == ("complete", room_id)
     assert repair["accepted"] == repair["done"] == repair["total"] == plan["events_total"]
     assert repair["rejected"] == 0
+    first_accepted = repair["accepted"]
     assert repair["created_ts"] <= repair["started_ts"] <= repair["finished_ts"]
     assert repair["state_changes"] == plan["summary"]["state_changes"]
     assert judge.ok("GET", path(room_id, "health")) == {"healthy": True, "problems": []}
@@ -422,6 +429,9 @@ def test_repair(world: World) -> None:
     assert (second["status"], second["total"], second["accepted"]) == ("complete", 0, 0)
     sentence = judge.refused(409, "M_CONFLICT", "POST", f"/v1/repairs/{first}/cancel")
     assert "complete" in sentence
+    assert judge.ok("POST", f"/v1/repairs/{first}/undo")["summary"]["receive"] == first_accepted
+    idle = judge.ok("POST", f"/v1/repairs/{second['repair_id']}/undo")
+    assert (idle["events"], idle["events_total"]) == ([], 0)
 
     everything = judge.ok("GET", "/v1/repairs", room_id=room_id)
     assert everything["repairs"] == [second, repair]
@@ -430,6 +440,11 @@ def test_repair(world: World) -> None:
     assert judge.ok("GET", "/v1/repairs", room_id=room_id, status="complete") == everything
     assert judge.ok("GET", "/v1/repairs", room_id=room_id, status="active")["total"] == 0
     assert list(_pages(judge, "/v1/repairs", "repairs", 1, room_id=room_id)) == [second, repair]
+
+    undo = f"/v1/repairs/{second['repair_id']}/undo"
+    undone = _finished(judge, judge.ok("POST", undo, {"dry_run": False})["repair_id"])
+    assert (undone["status"], undone["undoes"]) == ("complete", second["repair_id"])
+    judge.refused(409, "M_CONFLICT", "POST", f"/v1/repairs/{undone['repair_id']}/undo")
 
 
 @with_pair
@@ -575,6 +590,7 @@ def test_bad_requests(world: World) -> None:
     judge.refused(404, "M_NOT_FOUND", "POST", unknown + "repair")
     judge.refused(404, "M_NOT_FOUND", "GET", gone)
     judge.refused(404, "M_NOT_FOUND", "POST", gone + "/cancel")
+    judge.refused(404, "M_NOT_FOUND", "POST", gone + "/undo")
 
 
 @with_pair
