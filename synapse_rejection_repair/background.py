@@ -12,8 +12,21 @@ from synapse_rejection_repair.ports import JobStore
 class Runner(Protocol[Request, Progress]):
     """Carries jobs of one kind out."""
 
-    async def run(self, job: Job[Request, Progress]) -> object:
-        """Carries a job out to its end, whatever that is."""
+    async def run(self, job: Job[Request, Progress]) -> Job[Request, Progress]:
+        """Carries a job out to its end, whatever that is; gives it as it is then."""
+
+
+class Meter(Protocol[Request, Progress]):
+    """Counts jobs of one kind."""
+
+    def begun(self) -> None:
+        """A job runs here now."""
+
+    def stopped(self) -> None:
+        """A job runs here no more."""
+
+    def ended(self, job: Job[Request, Progress]) -> None:
+        """A job is over."""
 
 
 class Background(Generic[Request, Progress]):
@@ -24,6 +37,7 @@ class Background(Generic[Request, Progress]):
         runner: carries one job out; `None` on a process that writes no events.
         writes_room: whether this process writes the events of a room.
         spawn: runs a function as a background process of Synapse's.
+        meter: counts the jobs.
         at_once: how many jobs run at a time; others wait, scheduled.
     """
 
@@ -33,6 +47,7 @@ class Background(Generic[Request, Progress]):
         runner: Runner[Request, Progress] | None,
         writes_room: Callable[[str], bool],
         spawn: Callable[[Callable[[], Awaitable[None]]], object],
+        meter: Meter[Request, Progress],
         *,
         at_once: int = 2,
     ) -> None:
@@ -40,6 +55,7 @@ class Background(Generic[Request, Progress]):
         self._runner = runner
         self._writes_room = writes_room
         self._spawn = spawn
+        self._meter = meter
         self._at_once = at_once
         self._running: set[str] = set()
 
@@ -62,9 +78,11 @@ class Background(Generic[Request, Progress]):
         self._running.add(job.job_id)
 
         async def run() -> None:
+            self._meter.begun()
             try:
-                await runner.run(job)
+                self._meter.ended(await runner.run(job))
             finally:
+                self._meter.stopped()
                 self._running.discard(job.job_id)
             await self.poll()
 

@@ -20,6 +20,7 @@ from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.integrity import IntegrityCheck
 from synapse_rejection_repair.adapter.jobstore import SynapseJobStore, prepare_tables
 from synapse_rejection_repair.adapter.mending import RoomMending
+from synapse_rejection_repair.adapter.metrics import RepairMeter
 from synapse_rejection_repair.adapter.process import writes_events, writes_room
 from synapse_rejection_repair.adapter.reader import SynapseReader
 from synapse_rejection_repair.adapter.states import SynapseStates
@@ -100,7 +101,7 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         undo_writer = SynapseUndoWriter(hs, database, reader, history, mending, clock)
         undoing = Undoing(store, undo_planner, undo_writer, clock)
         runner = RepairRunner(store, reader, planner, writer, make_checker, undoing, clock, rest)
-    background = Background(store, runner, this_process_writes, spawn)
+    background = Background(store, runner, this_process_writes, spawn, RepairMeter(hs.hostname))
     service = RepairService(reader, planner, store, clock, background.started)
     undo_service = UndoService(store, undo_planner, background.started)
     diagnostician = Diagnostician(reader, planner, clock)

@@ -16,6 +16,7 @@ from synapse_rejection_repair.adapter.import_writer import SynapseImportWriter
 from synapse_rejection_repair.adapter.integrity import IntegrityCheck
 from synapse_rejection_repair.adapter.jobstore import SynapseJobStore
 from synapse_rejection_repair.adapter.media_target import SynapseMediaTarget
+from synapse_rejection_repair.adapter.metrics import ImportMeter
 from synapse_rejection_repair.adapter.process import requests_begun
 from synapse_rejection_repair.adapter.reader import SynapseReader
 from synapse_rejection_repair.adapter.skipped import SynapseSkippedList
@@ -99,7 +100,7 @@ def wire_imports(
             )
 
         runner = ImportRunner(store, sources, target, media, make_writer, clock, requests_begun)
-    background = Background(store, runner, writes_room, spawn, at_once=1)
+    background = Background(store, runner, writes_room, spawn, ImportMeter(hs.hostname), at_once=1)
     service = ImportService(sources, target, media, store, background.started, hs.hostname)
 
     skipped = SynapseSkippedList(database)

@@ -53,6 +53,9 @@ def write_config(
     ports = {"client": client_port, "federation": federation_port}
     for listener in config["listeners"]:
         listener["port"] = ports[listener["resources"][0]["names"][0]]
+    if (overrides or {}).get("enable_metrics"):
+        # On the plain port, at /_synapse/metrics.
+        config["listeners"][0]["resources"][0]["names"].append("metrics")
     if modules is not None:
         config["modules"] = list(modules)
     config["modules"] += extra_modules
