@@ -9,7 +9,7 @@ VENV_OLDEST := .venv-oldest
 # Files in tests/ are given to one worker each, since servers are shared within a file.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: venv lint format test demo bench clean
+.PHONY: venv lint format test demo bench fuzz clean
 
 venv: $(VENV)/.stamp $(VENV_OLDEST)/.stamp
 
@@ -38,6 +38,11 @@ format: $(VENV)/.stamp
 
 test: venv lint
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS) tests
+
+# As the test of the same name, with many more requests, other ones each time.
+FUZZ_EXAMPLES ?= 500
+fuzz: $(VENV)/.stamp
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(VENV)/bin/python -m pytest --timeout 3600 tests/test_fuzz.py
 
 # Keeps two servers up until Ctrl-C; with ONCE=1 it ends after the proofs.
 demo: $(VENV)/.stamp

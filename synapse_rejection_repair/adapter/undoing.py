@@ -70,20 +70,30 @@ class JournalReader:
 
     async def builders(self, repair: RepairJob, events: Done) -> list[str]:
         """The events accepted since that follow or cite what the repair received."""
-        received = [i for i, actions in events.items() if Action.RECEIVE in actions]
-        found: set[str] = set()
-        for table, column in (("event_edges", "prev_event_id"), ("event_auth", "auth_id")):
-            rows = await self._database.rows_of(
-                "builders",
-                f"SELECT DISTINCT e.event_id, e.received_ts FROM {table} AS edge"
-                " INNER JOIN events AS e ON e.event_id = edge.event_id"
-                " LEFT JOIN rejections AS r ON r.event_id = e.event_id"
-                " WHERE r.event_id IS NULL AND",
-                received,
-                f"edge.{column}",
-            )
-            since = repair.started_ts or repair.created_ts
-            found.update(i for i, received_ts in rows if received_ts >= since)
+        received = {i for i, actions in events.items() if Action.RECEIVE in actions}
+        if not received:
+            return []
+        since = repair.started_ts or repair.created_ts
+        following = await self._database.rows_of(
+            "following",
+            "SELECT DISTINCT e.event_id, e.received_ts FROM event_edges AS ee"
+            " INNER JOIN events AS e ON e.event_id = ee.event_id"
+            " LEFT JOIN rejections AS r ON r.event_id = e.event_id"
+            " WHERE r.event_id IS NULL AND",
+            received,
+            "ee.prev_event_id",
+        )
+        # By the newer events, as auth events have no index to be found by.
+        citing = await self._database.rows(
+            "citing",
+            "SELECT e.event_id, ea.auth_id FROM events AS e"
+            " INNER JOIN event_auth AS ea ON ea.event_id = e.event_id"
+            " LEFT JOIN rejections AS r ON r.event_id = e.event_id"
+            " WHERE e.room_id = ? AND e.stream_ordering > ? AND r.event_id IS NULL",
+            (repair.room_id, repair.progress.start_position or 0),
+        )
+        found = {i for i, received_ts in following if received_ts >= since}
+        found.update(i for i, auth_id in citing if auth_id in received)
         return sorted(found - events.keys())
 
 
