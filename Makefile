@@ -9,7 +9,7 @@ VENV_OLDEST := .venv-oldest
 # Files in tests/ are given to one worker each, since servers are shared within a file.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: venv lint format test demo bench fuzz clean
+.PHONY: venv lint format test demo bench fuzz faults clean
 
 venv: $(VENV)/.stamp $(VENV_OLDEST)/.stamp
 
@@ -43,6 +43,11 @@ test: venv lint
 FUZZ_EXAMPLES ?= 500
 fuzz: $(VENV)/.stamp
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(VENV)/bin/python -m pytest --timeout 3600 tests/test_fuzz.py
+
+# Kills servers that often, at random, in repairs and imports; SEED=… repeats a run.
+KILLS ?= 100
+faults: $(VENV)/.stamp
+	KILLS=$(KILLS) $(VENV)/bin/python -m pytest -s --timeout 5400 tests/campaigns
 
 # Keeps two servers up until Ctrl-C; with ONCE=1 it ends after the proofs.
 demo: $(VENV)/.stamp

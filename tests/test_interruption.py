@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-import yaml
 
 from tests.harness import compare, flavours
 from tests.harness.brake import brake
+from tests.harness.braked import PERSIST, Braked, braked_pair, keep, rewind
 from tests.harness.client import Client, JsonDict, MatrixError
-from tests.harness.config import EXAMPLE
 from tests.harness.damage import Damage, assert_whole, make_damage
 from tests.harness.database import SqliteDatabase
-from tests.harness.federation import Pair, Room, running
+from tests.harness.federation import Room
 from tests.harness.flavours import Flavour
 from tests.harness.hostile import HostilePeer, grab
 from tests.harness.losing import everywhere, lose_message, lose_state
@@ -31,7 +28,6 @@ from tests.harness.repairing import dry_run, finished, health, progress, repair,
 from tests.harness.server import Server
 from tests.harness.waiting import wait_for
 
-PERSIST = "persist_events"
 RESTATE = "rejection_repair_restate"
 INDEX = "rejection_repair_index"
 EXTREMITIES = "rejection_repair_mend_extremities"
@@ -39,46 +35,6 @@ CURRENT_STATE = "update_current_state"
 TABLES = "rejection_repair_create_tables"
 LARGE = 240
 SMALL = 40
-
-
-@dataclass(frozen=True)
-class Braked:
-    """A pair whose B can be slowed down, and killed in a transaction of our choice."""
-
-    pair: Pair
-    control: Path
-
-    def slow(self, seconds: float) -> None:
-        """Makes B store events slowly, so that there is time to act in mid-repair."""
-        brake(self.control, {"transaction": PERSIST, "seconds": seconds})
-
-    def kill_in(self, transaction: str, nth: int, moment: str) -> None:
-        """Makes B die in the nth transaction of that name: amid, before or after its commit."""
-        brake(self.control, {"transaction": transaction, "nth": nth, "kill": moment})
-
-    def release(self) -> None:
-        brake(self.control)
-
-    def wait_dead(self) -> None:
-        b = self.pair.b
-        wait_for(lambda: not b.running, timeout=30, what="B to be killed")
-        b.kill()
-
-
-@contextmanager
-def braked_pair(folder: Path, postgres: Postgres | None = None) -> Iterator[Braked]:
-    folder.mkdir(exist_ok=True)
-    control = folder / "brake.json"
-    modules = [
-        # The first: the other one's tables are made as soon as it is loaded.
-        {"module": "tests.harness.brake.Brake", "config": {"control": str(control)}},
-        *yaml.safe_load(EXAMPLE.read_text())["modules"],
-    ]
-    a = Server(folder / "a", modules=[])
-    database = postgres.create_database() if postgres else None
-    b = Server(folder / "b", modules=modules, database=database)
-    with running(a, b):
-        yield Braked(Pair(a, b), control)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +67,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Rewound
         damage = make_damage(braked.pair.room("10"), LARGE)
         braked.pair.b.stop()
         copy = folder / "template.db"
-        shutil.copy(_file(braked.pair.b), copy)
+        keep(braked.pair.b, copy)
         yield Rewound(braked, damage), copy
 
 
@@ -119,20 +75,11 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Rewound
 def rewound(template: tuple[Rewound, Path]) -> Iterator[Rewound]:
     found, copy = template
     b = found.braked.pair.b
-    file = _file(b)
-    for leftover in file.parent.glob(file.name + "-*"):
-        leftover.unlink()
-    shutil.copy(copy, file)
-    b.log_path.unlink(missing_ok=True)
+    rewind(b, copy)
     b.start()
     yield found
     found.braked.release()
     b.kill()
-
-
-def _file(server: Server) -> Path:
-    assert isinstance(server.database, SqliteDatabase)
-    return server.database.path
 
 
 def begin(user: Client, room_id: str, **body: Any) -> str | None:

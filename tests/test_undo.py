@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.harness import compare, flavours
+from tests.harness.braked import Braked, braked_pair
 from tests.harness.client import Client, JsonDict, MatrixError, quoted
 from tests.harness.damage import assert_whole, make_damage
 from tests.harness.federation import Room
@@ -16,7 +17,6 @@ from tests.harness.incident import make_incident
 from tests.harness.losing import everywhere
 from tests.harness.repairing import diagnosis, dry_run, finished, health, progress, repair
 from tests.openapi import Contract, Judge
-from tests.test_interruption import Braked, braked_pair
 
 UNDO = "rejection_repair_undo"
 LENGTH = 160
