@@ -93,6 +93,7 @@ def old_world(
     a_database: Database | None = None,
     b_database: Database | None = None,
     b_install: Install = NEWEST,
+    make_b: Callable[..., Server] = Server,
     messages: int = 60,
     others: Mapping[str, Any] | None = None,
     join: bool = True,
@@ -101,7 +102,7 @@ def old_world(
     """Makes the world; A is stopped in it, since the old server is gone."""
     a = Server(folder / "a", modules=[], database=a_database)
     c = Server(folder / "c", modules=[])
-    b = Server(
+    b = make_b(
         folder / "b",
         modules=sources(old=a.database.synapse_config(), **others or {}),
         database=b_database,
