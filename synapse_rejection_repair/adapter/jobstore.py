@@ -8,10 +8,11 @@ from typing import Any, Generic
 
 import attr
 from synapse.storage.database import LoggingTransaction
+from synapse.storage.engines import PostgresEngine
 from synapse.util.stringutils import random_string
 
 from synapse_rejection_repair.adapter.database import Database
-from synapse_rejection_repair.adapter.tables import JOBS, JOURNAL, create_tables
+from synapse_rejection_repair.adapter.tables import JOBS, JOURNAL, LAST_CREATED, create_tables
 from synapse_rejection_repair.domain.job import Job, Progress, Request, Status
 from synapse_rejection_repair.domain.listing import Listing, Page
 from synapse_rejection_repair.errors import JobOver, JobRunning, UnknownJob
@@ -21,6 +22,9 @@ _COLUMNS = (
     "job_id, room_id, status, request, progress, error, created_ts, started_ts, finished_ts,"
     " cancel_requested"
 )
+_TABLES_LOCK = 0x72656A656374
+"""What the advisory lock is called, in PostgreSQL's way: a number that is nobody else's."""
+
 _UNFINISHED = "status IN ('scheduled', 'active')"
 
 
@@ -221,12 +225,19 @@ class SynapseJobStore(Generic[Request, Progress]):
         )
 
 
-async def prepare_tables(database: Database, clock: Clock) -> None:
-    """Creates the module's tables where they are missing."""
-    try:
-        await database.run("create_tables", create_tables)
-    except database.engine.module.DatabaseError:
-        # Two processes that start at once can both find a table missing; on PostgreSQL the
-        # slower one fails, and then finds it there.
-        await clock.pause(1)
-        await database.run("create_tables", create_tables)
+async def prepare_tables(database: Database) -> None:
+    """Creates the module's tables where they are missing, whoever else does at the same time."""
+    await database.run("create_tables", _prepare_tables)
+
+
+def _prepare_tables(txn: LoggingTransaction) -> None:
+    if isinstance(txn.database_engine, PostgresEngine):
+        # All processes start at once, and all but one would fail to create what they all miss.
+        txn.execute("SELECT pg_advisory_xact_lock(?)", (_TABLES_LOCK,))
+        # PostgreSQL locks a table even to find that an index is there: a process that starts
+        # would stand in the way of another's job.
+        txn.execute("SELECT to_regclass(?) IS NOT NULL", (LAST_CREATED,))
+        row = txn.fetchone()
+        if row and row[0]:
+            return
+    create_tables(txn)

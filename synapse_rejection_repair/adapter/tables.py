@@ -7,6 +7,9 @@ from synapse.storage.database import LoggingTransaction
 JOBS = "rejection_repair_jobs"
 JOURNAL = "rejection_repair_journal"
 
+LAST_CREATED = f"{JOURNAL}_event"
+"""What is there only if all is: what is added to the schema comes before it."""
+
 _SCHEMA = (
     f"""
     CREATE TABLE IF NOT EXISTS {JOBS} (
@@ -36,7 +39,7 @@ _SCHEMA = (
         original_rows TEXT NOT NULL,
         PRIMARY KEY (job_id, event_id, action)
     )""",
-    f"CREATE INDEX IF NOT EXISTS {JOURNAL}_event ON {JOURNAL} (event_id)",
+    f"CREATE INDEX IF NOT EXISTS {LAST_CREATED} ON {JOURNAL} (event_id)",
 )
 
 

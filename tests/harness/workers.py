@@ -143,9 +143,13 @@ class WorkerServer(Server):
         """Waits until a worker answers."""
         wait_for(lambda: self._answers(name), START_TIMEOUT, what=f"{name} to answer")
 
+    def wait_for_main(self) -> None:
+        """Waits until the main process answers, which makes the database that all start on."""
+        super().wait_healthy()
+
     def wait_healthy(self) -> None:
         """Waits until the main process answers, starts all workers at once, and waits for them."""
-        super().wait_healthy()
+        self.wait_for_main()
         for name in WORKERS:
             if name not in self._workers:
                 self.launch_worker(name)
