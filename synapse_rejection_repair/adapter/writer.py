@@ -303,6 +303,8 @@ class SynapseWriter:
             await self._mend_extremities(room_id, plan.extremities)
 
         await self._hooks.update_current_state(room_id, mend)
+        # Synapse forgets it when it is told of such an event, which may have been long before.
+        self._storage.state.get_server_acl_for_room.invalidate((room_id,))
         self._notifier.on_new_event(
             StreamKeyType.ROOM, self._store.get_room_max_token(), rooms=[room_id]
         )
