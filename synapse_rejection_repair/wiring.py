@@ -138,7 +138,7 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         await imports.poll()
 
     async def begin() -> None:
-        await prepare_tables(database, clock)
+        await prepare_tables(database)
         resource.ready()
         await poll()
         api.looping_background_call(

@@ -13,6 +13,7 @@ from tests.harness.federation import Pair, running
 from tests.harness.flavours import Flavour
 from tests.harness.installs import INSTALLS
 from tests.harness.postgres import Postgres
+from tests.harness.redis import Redis
 from tests.harness.server import Server
 
 MakeServer = Callable[..., Server]
@@ -27,6 +28,17 @@ def postgres() -> Iterator[Postgres]:
         yield cluster
     finally:
         cluster.close()
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[Redis]:
+    """A Redis server, for as long as the tests run."""
+    server = Redis()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
 
 
 @pytest.fixture(scope="module")

@@ -106,6 +106,7 @@ def old_world(
     a_database: Database | None = None,
     b_database: Database | None = None,
     b_install: Install = NEWEST,
+    make_b: Callable[..., Server] = Server,
     messages: int = 60,
     others: Mapping[str, Any] | None = None,
     modules: Callable[[Server], list[Module]] | None = None,
@@ -118,7 +119,7 @@ def old_world(
     """
     a = Server(folder / "a", modules=[], database=a_database)
     c = Server(folder / "c", modules=[])
-    b = Server(
+    b = make_b(
         folder / "b",
         modules=modules(a)
         if modules is not None

@@ -221,12 +221,6 @@ class SynapseJobStore(Generic[Request, Progress]):
         )
 
 
-async def prepare_tables(database: Database, clock: Clock) -> None:
+async def prepare_tables(database: Database) -> None:
     """Creates the module's tables where they are missing."""
-    try:
-        await database.run("create_tables", create_tables)
-    except database.engine.module.DatabaseError:
-        # Two processes that start at once can both find a table missing; on PostgreSQL the
-        # slower one fails, and then finds it there.
-        await clock.pause(1)
-        await database.run("create_tables", create_tables)
+    await database.run("create_tables", create_tables)

@@ -29,6 +29,7 @@ class RoomMending:
     ) -> None:
         self._stores = hs.get_datastores()
         self._store = self._stores.main
+        self._states = hs.get_storage_controllers().state
         self._notifier = hs.get_notifier()
         self._database = database
         self._reader = reader
@@ -54,6 +55,8 @@ class RoomMending:
             await self._mend_extremities(room_id, extremities)
 
         await self._hooks.update_current_state(room_id, mend)
+        # Synapse forgets it when it is told of such an event, which may have been long before.
+        self._states.get_server_acl_for_room.invalidate((room_id,))
         self._notifier.on_new_event(
             StreamKeyType.ROOM, self._store.get_room_max_token(), rooms=[room_id]
         )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from synapse.storage.database import LoggingTransaction
+from synapse.storage.engines import PostgresEngine
 
 JOBS = "rejection_repair_jobs"
 JOURNAL = "rejection_repair_journal"
 
-_SCHEMA = (
-    f"""
+_LOCK = 0x72656A656374
+"""What the advisory lock is called, in PostgreSQL's way: a number that is nobody else's."""
+
+_SCHEMA = {
+    JOBS: f"""
     CREATE TABLE IF NOT EXISTS {JOBS} (
         job_id TEXT NOT NULL PRIMARY KEY,
         kind TEXT NOT NULL,
@@ -23,11 +27,11 @@ _SCHEMA = (
         cancel_requested SMALLINT NOT NULL
     )""",
     # What keeps two jobs out of one room, whichever processes they are asked of.
-    f"""
+    f"{JOBS}_one_per_room": f"""
     CREATE UNIQUE INDEX IF NOT EXISTS {JOBS}_one_per_room ON {JOBS} (room_id)
     WHERE status IN ('scheduled', 'active')""",
-    f"CREATE INDEX IF NOT EXISTS {JOBS}_room ON {JOBS} (room_id, created_ts)",
-    f"""
+    f"{JOBS}_room": f"CREATE INDEX IF NOT EXISTS {JOBS}_room ON {JOBS} (room_id, created_ts)",
+    JOURNAL: f"""
     CREATE TABLE IF NOT EXISTS {JOURNAL} (
         job_id TEXT NOT NULL,
         event_id TEXT NOT NULL,
@@ -36,11 +40,24 @@ _SCHEMA = (
         original_rows TEXT NOT NULL,
         PRIMARY KEY (job_id, event_id, action)
     )""",
-    f"CREATE INDEX IF NOT EXISTS {JOURNAL}_event ON {JOURNAL} (event_id)",
-)
+    f"{JOURNAL}_event": f"CREATE INDEX IF NOT EXISTS {JOURNAL}_event ON {JOURNAL} (event_id)",
+}
 
 
 def create_tables(txn: LoggingTransaction) -> None:
-    """Creates what of the module's tables is missing."""
-    for sql in _SCHEMA:
-        txn.execute(sql)
+    """Creates what of the module's tables is missing, whoever else does at the same time."""
+    postgres = isinstance(txn.database_engine, PostgresEngine)
+    if postgres:
+        # All processes start at once, and all but one would fail to create what they all miss.
+        txn.execute("SELECT pg_advisory_xact_lock(?)", (_LOCK,))
+    for name, sql in _SCHEMA.items():
+        # PostgreSQL locks a table even to find that its index is there: a process that starts
+        # would stand in the way of another's job.
+        if not (postgres and _exists(txn, name)):
+            txn.execute(sql)
+
+
+def _exists(txn: LoggingTransaction, name: str) -> bool:
+    txn.execute("SELECT to_regclass(?) IS NOT NULL", (name,))
+    row = txn.fetchone()
+    return bool(row and row[0])
