@@ -20,7 +20,8 @@ from canonicaljson import encode_canonical_json
 
 from bench.cascade import chain, reject_root
 from bench.memory import peak_of
-from bench.repair import megabytes, row, servers
+from bench.repair import servers
+from bench.worlds import megabytes, row
 from tests.harness.client import Client, quoted
 from tests.harness.federation import Room
 from tests.harness.hostile import JsonDict

@@ -7,15 +7,13 @@ the beginning and at the end, the memory that this takes, and what it does to ot
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 from contextlib import ExitStack
-from pathlib import Path
 
 from bench.history import write_history
 from bench.latency import measured
+from bench.worlds import scratch
 from tests.harness.installs import INSTALLS
-from tests.harness.postgres import Postgres
 from tests.harness.server import Server
 from tests.harness.waiting import wait_for
 from tests.oldworld import OVER, job_path, room_path, sources
@@ -25,13 +23,7 @@ _IDLE_SECONDS = 15
 
 def run(events: int, database: str, synapse: str, latency: bool, checks: bool) -> None:
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        b_database = None
-        if database == "postgres":
-            cluster = Postgres()
-            stack.callback(cluster.close)
-            cluster.start()
-            b_database = cluster.create_database()
+        folder, b_database = stack.enter_context(scratch(database))
         a = Server(folder / "a", modules=[], log_level="WARNING")
         b = Server(
             folder / "b",

@@ -7,20 +7,18 @@ fast it is planned and repaired, the memory that this takes, and what it does to
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 from bench.cascade import LongCascade, make_cascade
 from bench.latency import Latency, measured
 from bench.memory import peak_of
+from bench.worlds import megabytes, row, scratch
 from tests.harness.client import Client, quoted
 from tests.harness.federation import Pair, running
 from tests.harness.installs import INSTALLS
-from tests.harness.postgres import Postgres
 from tests.harness.server import Server
 from tests.harness.waiting import wait_for
 
@@ -30,20 +28,13 @@ _IDLE_SECONDS = 15
 @contextmanager
 def servers(database: str, synapse: str) -> Iterator[Pair]:
     """The two servers; B has the module, and the database that is asked for."""
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        b_database = None
-        if database == "postgres":
-            cluster = Postgres()
-            stack.callback(cluster.close)
-            cluster.start()
-            b_database = cluster.create_database()
+    with scratch(database) as (folder, b_database):
         a = Server(folder / "a", modules=[], log_level="WARNING")
         b = Server(
             folder / "b", install=INSTALLS[synapse], database=b_database, log_level="WARNING"
         )
-        stack.enter_context(running(a, b))
-        yield Pair(a, b)
+        with running(a, b):
+            yield Pair(a, b)
 
 
 def plan(admin: Client, room_id: str) -> float:
@@ -69,16 +60,6 @@ def repair(admin: Client, room_id: str) -> tuple[int, float]:
     ended = job()
     assert ended["status"] == "complete", ended["error"]
     return ended["accepted"], time.monotonic() - began
-
-
-def row(what: str, value: str) -> None:
-    """Prints one line of the report."""
-    print(f"{what:<52} {value:>24}", flush=True)
-
-
-def megabytes(size: int) -> str:
-    """A size in bytes for people."""
-    return f"{size / 2**20:.0f} MB"
 
 
 def main() -> None:
