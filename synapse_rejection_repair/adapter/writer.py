@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 
 from synapse.api.constants import EventTypes, RejectedReason
 from synapse.events import EventBase
@@ -297,9 +298,22 @@ class SynapseWriter:
         Args:
             plan: the plan that was carried out, as far as it was.
         """
-        room_id = plan.room_id
+
+        async def carried_out() -> Plan:
+            return plan
+
+        await self.finish_after(plan.room_id, carried_out)
+
+    async def finish_after(self, room_id: str, work: Callable[[], Awaitable[Plan]]) -> None:
+        """Does the same after some work during which nothing is stored in the room.
+
+        Args:
+            room_id: the room.
+            work: what to do; gives the plan that it carried out. It must store no events.
+        """
 
         async def mend() -> None:
+            plan = await work()
             await self._mend_extremities(room_id, plan.extremities)
 
         await self._hooks.update_current_state(room_id, mend)
@@ -309,6 +323,36 @@ class SynapseWriter:
             StreamKeyType.ROOM, self._store.get_room_max_token(), rooms=[room_id]
         )
         self._notifier.notify_replication()
+
+    def attending(self, room_id: str) -> AbstractContextManager[None]:
+        """While it lasts, what arrives in the room takes the mended states of what it follows."""
+        return self._hooks.attending(room_id, self._renewed)
+
+    async def _renewed(
+        self, event: EventBase, context: EventContext, known: dict[str, int]
+    ) -> EventContext:
+        """The state to store an event with, computed again where the one that it has is old.
+
+        It was computed as the event came in, maybe by another process, and has waited since.
+        """
+        groups = await self._groups(event, known)
+        prevs = event.prev_event_ids()
+        distinct = set(groups.values())
+        simple = len(distinct) == 1 and not event.is_state()
+        if (
+            all(p in groups for p in prevs)
+            and distinct != {context.state_group_before_event}
+            # Synapse's own computation does not see what is not stored yet.
+            and (simple or not any(p in known for p in prevs))
+        ):
+            renewed = await self._compute(event, groups, {})
+            renewed.rejected = context.rejected
+            renewed.app_service = context.app_service
+            context = renewed
+        group = context.state_group_before_event if context.rejected else context.state_group
+        if group is not None:
+            known[event.event_id] = group
+        return context
 
     async def _mend_extremities(self, room_id: str, planned: Collection[str]) -> None:
         stored = await self._reader.extremities(room_id)
