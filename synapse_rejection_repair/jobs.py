@@ -32,6 +32,9 @@ _SETTLE_SECONDS = 20.0
 Not for ever: an event that Synapse fails at stays on its way in.
 """
 
+_FREE_PASSES = 2
+"""How many passes let others write to the room between planning and the plan's end."""
+
 _FRUITLESS_PASSES = 3
 """After how many passes without a single step carried out a job gives up."""
 
@@ -72,15 +75,14 @@ class RepairRunner:
             if undoes is not None:
                 job = await self.undoing.run(job, undoes)
             else:
-                job = await self._begin(job)
-                job = await self._passes(job)
+                job = await self._repair(job)
         except RepairError as e:
-            job = attr.evolve(job, status=Status.FAILED, error=str(e))
+            job = await self._failed(job, str(e))
         except Exception as e:
             # The message of an unknown error could hold anything; the log has it.
             logger.exception("Repair %s of %s: failed", job.job_id, job.room_id)
             reason = f"An unexpected {type(e).__name__} ended the job: see Synapse's log"
-            job = attr.evolve(job, status=Status.FAILED, error=reason)
+            job = await self._failed(job, reason)
         job = await self.store.save(attr.evolve(job, finished_ts=self.clock.now_ms()))
         logger.info(
             "Repair %s of %s: %s, accepted %d, left rejected %d%s",
@@ -92,6 +94,16 @@ class RepairRunner:
             f": {job.error}" if job.error else "",
         )
         return job
+
+    async def _failed(self, job: RepairJob, reason: str) -> RepairJob:
+        # What it had done when it failed is in its row.
+        job = await self.store.get(job.job_id)
+        return attr.evolve(job, status=Status.FAILED, error=reason)
+
+    async def _repair(self, job: RepairJob) -> RepairJob:
+        job = await self._begin(job)
+        with self.writer.attending(job.room_id):
+            return await self._passes(job)
 
     async def _begin(self, job: RepairJob) -> RepairJob:
         await self.reader.require_repairable(job.room_id)
@@ -113,7 +125,7 @@ class RepairRunner:
         One pass is not enough where the room goes on meanwhile: what was received just
         before its root was accepted has been rejected by the race.
         """
-        fruitless = 0
+        fruitless = passes = 0
         before: Plan | None = None
         while True:
             plan = await self._plan(job)
@@ -127,12 +139,16 @@ class RepairRunner:
                 state_changes=job.progress.state_changes or plan.state_changes,
             )
             if not plan.idle and not job.cancel_requested:
-                job, carried_out = await self._carry_out(job, plan)
-                await self.writer.finish(plan)
+                if passes >= _FREE_PASSES and not _stores(plan):
+                    job, plan, carried_out = await self._overtake(job)
+                else:
+                    job, carried_out = await self._carry_out(job, plan)
+                    await self.writer.finish(plan)
                 same = before is not None and before.steps == plan.steps
                 fruitless = 0 if carried_out and not same else fruitless + 1
                 before = plan
-                if fruitless >= _FRUITLESS_PASSES:
+                passes += 1
+                if fruitless >= _FRUITLESS_PASSES and not plan.idle:
                     raise _stuck(plan)
             if job.cancel_requested:
                 await self._tidy(job)
@@ -143,6 +159,25 @@ class RepairRunner:
                 )
                 return attr.evolve(job, status=Status.COMPLETE)
             await self._settle(job)
+
+    async def _overtake(self, job: RepairJob) -> tuple[RepairJob, Plan, int]:
+        """Makes and carries out a new plan while the room's writes wait, if it only mends states.
+
+        In a room that never rests, what arrives while a plan is made follows events whose
+        states are yet to be mended, and takes over their old ones: no pass would be the last.
+        """
+        done: tuple[RepairJob, Plan, int] | None = None
+
+        async def mend() -> Plan:
+            nonlocal done
+            plan = await self._plan(job)
+            carried_out = (job, 0) if _stores(plan) else await self._carry_out(job, plan)
+            done = carried_out[0], plan, carried_out[1]
+            return plan
+
+        await self.writer.finish_after(job.room_id, mend)
+        assert done is not None
+        return done
 
     async def _tidy(self, job: RepairJob) -> None:
         """Brings the rest of the room in line with what a cancelled job has accepted."""
@@ -220,6 +255,14 @@ def chunks(steps: Sequence[Step]) -> Iterator[list[Step]]:
         alike = list(run)
         for start in range(0, len(alike), _CHUNK):
             yield alike[start : start + _CHUNK]
+
+
+def _stores(plan: Plan) -> bool:
+    """Whether a plan has events stored anew, and not only what others have of them mended."""
+    return any(
+        s.action is Action.RECEIVE or (s.action is Action.REJECT and s.node.damaged)
+        for s in plan.steps
+    )
 
 
 def _decided(job: RepairJob, accepted: int = 0, rejected: int = 0) -> RepairJob:

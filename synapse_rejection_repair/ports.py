@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
 from synapse_rejection_repair.domain.job import Job, Progress, Request, Status
@@ -159,6 +160,12 @@ class RoomWriter(Protocol):
 
     async def finish(self, plan: Plan) -> None:
         """Brings forward extremities and current state in line with the accepted events."""
+
+    async def finish_after(self, room_id: str, work: Callable[[], Awaitable[Plan]]) -> None:
+        """Likewise, once `work` has given its plan; meanwhile nothing is stored in the room."""
+
+    def attending(self, room_id: str) -> AbstractContextManager[None]:
+        """While it lasts, what arrives in the room takes the mended states of what it follows."""
 
 
 class UndoReader(Protocol):

@@ -291,7 +291,7 @@ def test_goes_on_beside_the_repair(deployment: Deployment) -> None:
     def talk() -> None:
         while not over.is_set():
             sent.append(room.alice.send_message(room.room_id, f"Meanwhile {len(sent)}"))
-            time.sleep(0.2)
+            time.sleep(0.1)
 
     thread = threading.Thread(target=talk)
     thread.start()

@@ -41,6 +41,11 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ),
     (
         "synapse.storage.controllers.persist_events",
+        "EventsPersistenceStorageController._persist_event_batch",
+        ("room_id", "task"),
+    ),
+    (
+        "synapse.storage.controllers.persist_events",
         "EventsPersistenceStorageController._update_current_state",
         ("room_id", "_task"),
     ),

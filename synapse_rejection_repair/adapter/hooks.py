@@ -1,29 +1,34 @@
-"""Three places inside Synapse's event persistence at which a repair takes part in its work.
+"""Four places inside Synapse's event persistence at which a repair takes part in its work.
 
 All are methods of one object on the process that writes a room's events, wrapped on
-that object. For events that no repair has announced, two only look into an empty dict.
+that object. For events that no repair has announced, three only look into an empty dict.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from synapse.events.snapshot import EventPersistencePair
+from synapse.events import EventBase
+from synapse.events.snapshot import EventContext, EventPersistencePair
 from synapse.server import HomeServer
 from synapse.storage.database import LoggingTransaction
 
 from synapse_rejection_repair.adapter.takeaway import TakenAway, put_back
 
+logger = logging.getLogger(__name__)
+
 TakeAway = Callable[[LoggingTransaction, Collection[str]], TakenAway]
+Renew = Callable[[EventBase, EventContext, dict[str, int]], Awaitable[EventContext]]
 
 
 class PersistenceHooks:
     """Lets a repair act in Synapse's own transaction and in its own queue of a room's writes.
 
     Wraps `PersistEventsStore._persist_events_txn` and, of
-    `EventsPersistenceStorageController`, `_update_current_state` and
+    `EventsPersistenceStorageController`, `_persist_event_batch`, `_update_current_state` and
     `_get_new_state_after_events` (read in Synapse 1.151.0 and 1.163.2).
 
     The last one refuses a batch of accepted events with a rejected one among them, though
@@ -37,6 +42,7 @@ class PersistenceHooks:
     def __init__(self, hs: HomeServer) -> None:
         self._announced: dict[str, TakeAway] = {}
         self._before_state: dict[str, Callable[[], Awaitable[None]]] = {}
+        self._attended: dict[str, Renew] = {}
 
         persist_events = hs.get_datastores().persist_events
         controller = hs.get_storage_controllers().persistence
@@ -44,9 +50,11 @@ class PersistenceHooks:
         self._controller = controller
 
         self._persist_txn = persist_events._persist_events_txn
+        self._persist_batch = controller._persist_event_batch
         self._update_state = controller._update_current_state
         self._get_new_state = controller._get_new_state_after_events
         persist_events._persist_events_txn = self._persist_events_txn  # type: ignore[method-assign]
+        controller._persist_event_batch = self._persist_event_batch  # type: ignore[method-assign]
         controller._update_current_state = self._update_current_state  # type: ignore[method-assign,assignment]
         controller._get_new_state_after_events = self._get_new_state_after_events  # type: ignore[method-assign]
 
@@ -65,6 +73,21 @@ class PersistenceHooks:
         finally:
             for event_id in event_ids:
                 self._announced.pop(event_id, None)
+
+    @contextmanager
+    def attending(self, room_id: str, renew: Renew) -> Iterator[None]:
+        """While it lasts, events that others send to a room are looked at before they are stored.
+
+        Args:
+            room_id: the room.
+            renew: gives the state to store an event with, of the event, the one that it
+                came with, and the state groups of those before it in its batch.
+        """
+        self._attended[room_id] = renew
+        try:
+            yield
+        finally:
+            self._attended.pop(room_id, None)
 
     async def update_current_state(
         self, room_id: str, before: Callable[[], Awaitable[None]]
@@ -95,6 +118,22 @@ class PersistenceHooks:
         self._persist_txn(txn, **kwargs)
         for one in taken:
             put_back(txn, one)
+
+    async def _persist_event_batch(self, room_id: str, task: Any) -> Any:
+        renew = self._attended.get(room_id)
+        if renew is not None and not task.backfilled:
+            known: dict[str, int] = {}
+            pairs = task.events_and_contexts
+            for number, (event, context) in enumerate(pairs):
+                ours = event.event_id in self._announced
+                if ours or event.internal_metadata.is_outlier():
+                    continue
+                try:
+                    pairs[number] = event, await renew(event, context, known)
+                except Exception:
+                    # Nobody else's event is to fail by a repair: the next pass mends its state.
+                    logger.exception("The state at %s is stored as it came", event.event_id)
+        return await self._persist_batch(room_id, task)
 
     async def _update_current_state(self, room_id: str, task: Any) -> None:
         before = self._before_state.pop(room_id, None)

@@ -35,24 +35,17 @@ class RoomMending:
         self._reader = reader
         self._hooks = hooks
 
-    async def mend(
-        self,
-        room_id: str,
-        extremities: Collection[str] = (),
-        first: Callable[[], Awaitable[None]] | None = None,
-    ) -> None:
+    async def mend(self, room_id: str, first: Callable[[], Awaitable[Collection[str]]]) -> None:
         """Brings a room in line, and wakes the clients that wait for it.
 
         Args:
             room_id: the room.
-            extremities: events that may have become forward extremities.
-            first: what to do before, while no event of the room is being stored.
+            first: what to do before, while no event of the room is being stored; gives the
+                events that may be forward extremities then.
         """
 
         async def mend() -> None:
-            if first is not None:
-                await first()
-            await self._mend_extremities(room_id, extremities)
+            await self._mend_extremities(room_id, await first())
 
         await self._hooks.update_current_state(room_id, mend)
         # Synapse forgets it when it is told of such an event, which may have been long before.

@@ -141,16 +141,17 @@ class SynapseUndoWriter:
         children_first = [n.event_id for n in in_order(nodes)][::-1]
         builders: list[str] = []
 
-        async def put_all_back() -> None:
+        async def put_all_back() -> set[str]:
             builders.extend(await self._history.builders(repair, events))
             if builders:
-                return
+                return set()
             for ids in batches(children_first, _AT_ONCE):
                 await self._database.run("undo", self._undo, job, repair.job_id, ids, events)
                 await self._clock.breathe()
             await self._database.run("undo_bump", _mend_bump_stamp, job.room_id)
+            return parents
 
-        await self._mending.mend(job.room_id, parents, put_all_back)
+        await self._mending.mend(job.room_id, put_all_back)
         if builders:
             raise BuiltUpon(repair.job_id, tuple(builders))
 

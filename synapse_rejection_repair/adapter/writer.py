@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 
 from synapse.api.constants import EventTypes, RejectedReason
 from synapse.events import EventBase
@@ -298,7 +299,54 @@ class SynapseWriter:
         Args:
             plan: the plan that was carried out, as far as it was.
         """
-        await self._mending.mend(plan.room_id, plan.extremities)
+
+        async def carried_out() -> Plan:
+            return plan
+
+        await self.finish_after(plan.room_id, carried_out)
+
+    async def finish_after(self, room_id: str, work: Callable[[], Awaitable[Plan]]) -> None:
+        """Does the same after some work during which nothing is stored in the room.
+
+        Args:
+            room_id: the room.
+            work: what to do; gives the plan that it carried out. It must store no events.
+        """
+
+        async def extremities() -> Collection[str]:
+            return (await work()).extremities
+
+        await self._mending.mend(room_id, extremities)
+
+    def attending(self, room_id: str) -> AbstractContextManager[None]:
+        """While it lasts, what arrives in the room takes the mended states of what it follows."""
+        return self._hooks.attending(room_id, self._renewed)
+
+    async def _renewed(
+        self, event: EventBase, context: EventContext, known: dict[str, int]
+    ) -> EventContext:
+        """The state to store an event with, computed again where the one that it has is old.
+
+        It was computed as the event came in, maybe by another process, and has waited since.
+        """
+        groups = await self._groups(event, known)
+        prevs = event.prev_event_ids()
+        distinct = set(groups.values())
+        simple = len(distinct) == 1 and not event.is_state()
+        if (
+            all(p in groups for p in prevs)
+            and distinct != {context.state_group_before_event}
+            # Synapse's own computation does not see what is not stored yet.
+            and (simple or not any(p in known for p in prevs))
+        ):
+            renewed = await self._compute(event, groups, {})
+            renewed.rejected = context.rejected
+            renewed.app_service = context.app_service
+            context = renewed
+        group = context.state_group_before_event if context.rejected else context.state_group
+        if group is not None:
+            known[event.event_id] = group
+        return context
 
 
 _LookedUp = dict[tuple[int, frozenset[StateKey]], StateIds]

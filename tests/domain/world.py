@@ -8,7 +8,8 @@ never looks at what the planner does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar, cast
 
 import attr
@@ -412,6 +413,12 @@ class World:
         self.extremities = (self.extremities | plan.extremities) - bad
         self._update_current_state()
 
+    async def finish_after(self, room_id: str, work: Callable[[], Awaitable[Plan]]) -> None:
+        await self.finish(await work())
+
+    def attending(self, room_id: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
     # JobStore.
 
     async def save(self, job: RepairJob) -> RepairJob:
@@ -422,6 +429,10 @@ class World:
             cancel_requested=self.cancel_after is not None
             and len(self.journal) >= self.cancel_after,
         )
+        return self.job
+
+    async def get(self, job_id: str) -> RepairJob:
+        assert self.job is not None
         return self.job
 
     async def cancel_requested(self, job_id: str) -> bool:
