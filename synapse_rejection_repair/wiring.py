@@ -22,6 +22,7 @@ from synapse_rejection_repair.adapter.jobstore import SynapseJobStore, prepare_t
 from synapse_rejection_repair.adapter.process import writes_events, writes_room
 from synapse_rejection_repair.adapter.reader import SynapseReader
 from synapse_rejection_repair.adapter.states import SynapseStates
+from synapse_rejection_repair.adapter.watchstore import SynapseWatchStore
 from synapse_rejection_repair.adapter.writer import SynapseWriter
 from synapse_rejection_repair.background import Background
 from synapse_rejection_repair.config import Config
@@ -41,6 +42,7 @@ from synapse_rejection_repair.rest.rooms import (
     RoomsServlet,
 )
 from synapse_rejection_repair.wiring_imports import wire_imports
+from synapse_rejection_repair.wiring_watch import wire_watch
 
 _POLL_MS = 5000
 """How often a process looks for jobs that were asked of others, in milliseconds."""
@@ -93,7 +95,8 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         runner = RepairRunner(store, reader, planner, writer, make_checker, clock, rest)
     background = Background(store, runner, this_process_writes, spawn)
     service = RepairService(reader, planner, store, clock, background.started)
-    diagnostician = Diagnostician(reader, planner, clock)
+    noticed = SynapseWatchStore(database)
+    diagnostician = Diagnostician(reader, planner, noticed, clock)
 
     for servlet in (
         RoomsServlet(base, reader),
@@ -121,6 +124,8 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         spawn,
     )
 
+    begin_watch = wire_watch(api, hs, resource, config, noticed, reader, diagnostician, clock)
+
     async def poll() -> None:
         await background.poll()
         await imports.poll()
@@ -132,5 +137,6 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         api.looping_background_call(
             poll, _POLL_MS, desc="rejection_repair_poll", run_on_all_instances=True
         )
+        await begin_watch()
 
     hs.get_clock().call_when_running(lambda: spawn(begin))

@@ -6,6 +6,8 @@ from synapse.storage.database import LoggingTransaction
 
 JOBS = "rejection_repair_jobs"
 JOURNAL = "rejection_repair_journal"
+SEEN = "rejection_repair_seen"
+ALERTS = "rejection_repair_alerts"
 
 _SCHEMA = (
     f"""
@@ -37,6 +39,32 @@ _SCHEMA = (
         PRIMARY KEY (job_id, event_id, action)
     )""",
     f"CREATE INDEX IF NOT EXISTS {JOURNAL}_event ON {JOURNAL} (event_id)",
+    f"""
+    CREATE TABLE IF NOT EXISTS {SEEN} (
+        event_id TEXT NOT NULL PRIMARY KEY,
+        room_id TEXT NOT NULL,
+        failed_check TEXT,
+        error TEXT NOT NULL,
+        ts BIGINT NOT NULL,
+        roots TEXT NOT NULL
+    )""",
+    f"CREATE INDEX IF NOT EXISTS {SEEN}_room ON {SEEN} (room_id, ts)",
+    f"""
+    CREATE TABLE IF NOT EXISTS {ALERTS} (
+        event_id TEXT NOT NULL PRIMARY KEY,
+        room_id TEXT NOT NULL,
+        failed_check TEXT,
+        error TEXT,
+        first_ts BIGINT NOT NULL,
+        alerted_ts BIGINT NOT NULL,
+        cascade BIGINT NOT NULL,
+        announced_ts BIGINT
+    )""",
+    f"CREATE INDEX IF NOT EXISTS {ALERTS}_room ON {ALERTS} (room_id)",
+    # Asked for every few seconds, and nearly always empty.
+    f"""
+    CREATE INDEX IF NOT EXISTS {ALERTS}_unannounced ON {ALERTS} (alerted_ts)
+    WHERE announced_ts IS NULL""",
 )
 
 
