@@ -21,8 +21,8 @@ from synapse_rejection_repair.rest.paths import VERSION
 from synapse_rejection_repair.rest.resource import AdminResource
 from synapse_rejection_repair.watch import Announcer, Watch
 
-_POLL_MS = 5000
-"""How long a rejection waits to be written at most, in milliseconds."""
+_POLL_MS = 2000
+"""How long a rejection waits to be written, and an alert to be told, in milliseconds."""
 
 
 def wire_watch(

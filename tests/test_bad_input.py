@@ -219,6 +219,8 @@ def _queries() -> Iterator[Case]:
         ("type=m.room.member", "'type' is not known"),
     ):
         yield Case(f"repairs-{query}", f"/v1/repairs?{query}", BAD, says)
+        if "status" not in query:
+            yield Case(f"alerts-{query}", f"/v1/alerts?{query}", BAD, says)
 
 
 def _bodies() -> Iterator[Case]:
