@@ -37,7 +37,10 @@ class WatchStore(CauseReader, AlertReader, Protocol):
     """Keeps rejections and alerts in the module's own tables."""
 
     async def record(self, rejections: Sequence[Rejection]) -> None:
-        """Writes rejections with the roots that they follow, and forgets the oldest ones."""
+        """Writes rejections with the roots that they follow."""
+
+    async def forget_oldest(self, room_id: str) -> None:
+        """Forgets the oldest of a room's rejections, where there are too many."""
 
     async def seen(self, room_id: str) -> list[Seen]:
         """What is recorded of a room."""

@@ -63,6 +63,8 @@ class Watch:
         # sees it all.
         for room_id in dict.fromkeys(r.room_id for r in rejections):
             await self._decide(room_id)
+            # Not before: the cause of what there is an alert about is kept.
+            await self._store.forget_oldest(room_id)
 
     async def _decide(self, room_id: str) -> None:
         begun = cascades_begun(await self._store.seen(room_id), self._after)

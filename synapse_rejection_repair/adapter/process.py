@@ -15,12 +15,12 @@ def homeserver(api: ModuleApi) -> HomeServer:
 def local_url(hs: HomeServer) -> str:
     """Where clients on this machine reach this process, or else where all clients do."""
     for listener in hs.config.server.listeners:
-        http = getattr(listener, "http_options", None)
-        port = getattr(listener, "port", None)
-        if http is None or port is None:
+        http, port = getattr(listener, "http_options", None), getattr(listener, "port", None)
+        # No certificate is for localhost.
+        if http is None or port is None or listener.is_tls():
             continue
         if any("client" in resource.names for resource in http.resources):
-            return f"{'https' if listener.is_tls() else 'http'}://localhost:{port}"
+            return f"http://localhost:{port}"
     return str(hs.config.server.public_baseurl).rstrip("/")
 
 

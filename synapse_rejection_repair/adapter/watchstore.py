@@ -44,7 +44,7 @@ class SynapseWatchStore:
         self._database = database
 
     async def record(self, rejections: Sequence[Rejection]) -> None:
-        """Writes rejections with the roots that they follow, and forgets the oldest ones.
+        """Writes rejections with the roots that they follow.
 
         What was recorded of an event before stays as it is.
         """
@@ -67,8 +67,23 @@ class SynapseWatchStore:
                 for r in rejections
             ],
         )
-        for room_id in dict.fromkeys(r.room_id for r in rejections):
-            _forget_oldest(txn, room_id)
+
+    async def forget_oldest(self, room_id: str) -> None:
+        """Forgets the oldest of a room's rejections, where there are too many.
+
+        Those that there was an alert about stay.
+        """
+
+        def forget(txn: LoggingTransaction) -> None:
+            txn.execute(
+                f"DELETE FROM {SEEN} WHERE event_id IN (SELECT s.event_id FROM {SEEN} AS s"
+                f" LEFT JOIN {ALERTS} AS a ON a.event_id = s.event_id"
+                " WHERE s.room_id = ? AND a.event_id IS NULL"
+                " ORDER BY s.ts DESC, s.event_id DESC LIMIT 100000 OFFSET ?)",
+                (room_id, KEPT),
+            )
+
+        await self._database.run("forget_seen", forget)
 
     def _ancestry(
         self, txn: LoggingTransaction, rejections: Sequence[Rejection]
@@ -204,13 +219,3 @@ class SynapseWatchStore:
             )
 
         await self._database.run("announced", write)
-
-
-def _forget_oldest(txn: LoggingTransaction, room_id: str) -> None:
-    txn.execute(
-        f"DELETE FROM {SEEN} WHERE event_id IN ("
-        f" SELECT s.event_id FROM {SEEN} AS s LEFT JOIN {ALERTS} AS a ON a.event_id = s.event_id"
-        "  WHERE s.room_id = ? AND a.event_id IS NULL"
-        "  ORDER BY s.ts DESC, s.event_id DESC LIMIT 100000 OFFSET ?)",
-        (room_id, KEPT),
-    )
