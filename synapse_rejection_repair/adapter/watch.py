@@ -63,9 +63,10 @@ def extract(record: logging.LogRecord) -> Rejection | None:
 
 def _one_line(text: str) -> str:
     # Neither database stores NUL or lone surrogates, and other servers have a say in the text.
-    printable = "".join(c if c.isprintable() else " " for c in text[: _LONGEST_ERROR * 2])
-    words = " ".join(printable.split()).encode("utf-8", "replace").decode()
-    return words[:_LONGEST_ERROR] or "no reason given"
+    text = text[: _LONGEST_ERROR * 2]
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " for c in text)
+    return " ".join(text.split())[:_LONGEST_ERROR] or "no reason given"
 
 
 class LogWatch(logging.Filter):
