@@ -61,3 +61,4 @@ bench: $(VENV)/.stamp
 	$(VENV)/bin/python -m bench.repair
 	$(VENV)/bin/python -m bench.repair --database postgres
 	$(VENV)/bin/python -m bench.diagnosis
+	$(VENV)/bin/python -m bench.watch

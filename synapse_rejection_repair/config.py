@@ -15,6 +15,12 @@ DEFAULT_PATH = "/_synapse/rejection_repair"
 # only one of the two would be found. A segment of dots is taken away by clients and proxies.
 _PATH = re.compile(r"(/(?!\.+(/|$))[A-Za-z0-9._~-]+)+")
 
+MAX_AFTER = 500
+"""More of a room's rejections could be forgotten before they are counted."""
+
+_ROOM_ID = re.compile(r"![^\s\0]{1,254}")
+_USER_ID = re.compile(r"@[^\s\0:]*:[^\s\0]{1,253}")
+
 # Read in Synapse 1.151.0 and 1.163.2.
 _TAKEN = (
     "/_matrix",
@@ -57,16 +63,33 @@ class SourceConfig:
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)
+class AlertConfig:
+    """When and where admins are told that a cascade of rejections begins.
+
+    Attributes:
+        after: how many rejected events behind a root make an alert.
+        room: the room that messages go to; `None` for none.
+        sender: the local user who sends them; `None` without a room.
+    """
+
+    after: int = 3
+    room: str | None = None
+    sender: str | None = None
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
 class Config:
     """What `homeserver.yaml` says.
 
     Attributes:
         path: the path below which the endpoints are mounted.
         sources: old homeservers' databases, by the names that requests call them by.
+        alert: when and where admins are told that a cascade of rejections begins.
     """
 
     path: str = DEFAULT_PATH
     sources: Mapping[str, SourceConfig] = attr.Factory(dict)
+    alert: AlertConfig = attr.Factory(AlertConfig)
 
 
 def parse_config(config: object) -> Config:
@@ -87,8 +110,26 @@ def parse_config(config: object) -> Config:
         if field not in known:
             raise BadConfig(str(field), f"is not known; known are: {', '.join(sorted(known))}")
     return Config(
-        path=_path(config.get("path", DEFAULT_PATH)), sources=_sources(config.get("sources", {}))
+        path=_path(config.get("path", DEFAULT_PATH)),
+        sources=_sources(config.get("sources", {})),
+        alert=_alert(config.get("alert", {})),
     )
+
+
+def _alert(value: Any) -> AlertConfig:
+    section = _mapping("alert", {} if value is None else value, {"after", "room", "sender"})
+    after, room, sender = section.get("after", 3), section.get("room"), section.get("sender")
+    if not isinstance(after, int) or isinstance(after, bool) or not 1 <= after <= MAX_AFTER:
+        raise BadConfig("alert.after", f"must be a whole number from 1 to {MAX_AFTER}")
+    if room is not None and not (isinstance(room, str) and _ROOM_ID.fullmatch(room)):
+        raise BadConfig("alert.room", "must be a room id, such as '!abc:example.org'; no alias")
+    if sender is not None and not (isinstance(sender, str) and _USER_ID.fullmatch(sender)):
+        raise BadConfig("alert.sender", "must be a user id, such as '@alerts:example.org'")
+    if room is not None and sender is None:
+        raise BadConfig("alert.sender", "must name the user who writes into 'alert.room'")
+    if sender is not None and room is None:
+        raise BadConfig("alert.room", "must name the room that 'alert.sender' writes into")
+    return AlertConfig(after, room, sender)
 
 
 def _sources(value: Any) -> dict[str, SourceConfig]:

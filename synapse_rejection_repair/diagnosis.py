@@ -11,9 +11,11 @@ from synapse_rejection_repair.domain.health import Finding, Problem, problem
 from synapse_rejection_repair.domain.model import Node, Verdict
 from synapse_rejection_repair.domain.plan import Action, Deliver
 from synapse_rejection_repair.domain.scope import Scope
+from synapse_rejection_repair.domain.watch import Recorded
 from synapse_rejection_repair.errors import NotInRoom, PartialState, UnsupportedRoomVersion
 from synapse_rejection_repair.planner import Planner
 from synapse_rejection_repair.ports import Clock, RoomReader
+from synapse_rejection_repair.ports_watch import CauseReader
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)
@@ -24,11 +26,13 @@ class Root:
         node: the rejected event that cites no rejected event.
         verdict: what its checks say today.
         cascade: what was rejected only because of it.
+        recorded: what was recorded when it was rejected; `None` if it was not noticed.
     """
 
     node: Node
     verdict: Verdict
     cascade: Cascade
+    recorded: Recorded | None = None
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)
@@ -53,11 +57,13 @@ class Diagnostician:
     Attributes:
         reader: the database.
         planner: runs Synapse's checks again.
+        causes: what was recorded of rejections.
         clock: lets the server breathe.
     """
 
     reader: RoomReader
     planner: Planner
+    causes: CauseReader
     clock: Clock
 
     async def diagnose(self, room_id: str) -> Diagnosis:
@@ -73,10 +79,14 @@ class Diagnostician:
             return Diagnosis(0, [], [])
         found = await self.clock.in_thread(cascades, rejected)
         verdicts = await self.planner.verdicts(facts, found)
+        recorded = await self.causes.recorded(found.keys())
         first = min(node.stream_ordering for node in rejected.values())
         return Diagnosis(
             rejected_events=len(rejected),
-            roots=[Root(rejected[r], verdicts[r], cascade) for r, cascade in found.items()],
+            roots=[
+                Root(rejected[r], verdicts[r], cascade, recorded.get(r))
+                for r, cascade in found.items()
+            ],
             still_flowing=await self.reader.servers_accepted_since(room_id, first),
         )
 

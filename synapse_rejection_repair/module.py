@@ -27,6 +27,12 @@ class RejectionRepair:
     """
 
     def __init__(self, config: Config, api: ModuleApi) -> None:
+        sender = config.alert.sender
+        if sender is not None and not api.is_mine(sender):
+            raise ConfigError(
+                f"synapse_rejection_repair: 'alert.sender' must be a user of this server,"
+                f" {api.server_name}"
+            )
         hs = homeserver(api)
         reason = unsupported()
         if reason is None:

@@ -25,6 +25,7 @@ from synapse_rejection_repair.adapter.process import writes_events, writes_room
 from synapse_rejection_repair.adapter.reader import SynapseReader
 from synapse_rejection_repair.adapter.states import SynapseStates
 from synapse_rejection_repair.adapter.undoing import JournalReader, SynapseUndoWriter
+from synapse_rejection_repair.adapter.watchstore import SynapseWatchStore
 from synapse_rejection_repair.adapter.writer import SynapseWriter
 from synapse_rejection_repair.background import Background
 from synapse_rejection_repair.config import Config
@@ -46,6 +47,7 @@ from synapse_rejection_repair.rest.rooms import (
 from synapse_rejection_repair.rest.undo import UndoServlet
 from synapse_rejection_repair.undo import Undoing, UndoPlanner, UndoService
 from synapse_rejection_repair.wiring_imports import wire_imports
+from synapse_rejection_repair.wiring_watch import wire_watch
 
 _POLL_MS = 5000
 """How often a process looks for jobs that were asked of others, in milliseconds."""
@@ -104,7 +106,8 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
     background = Background(store, runner, this_process_writes, spawn, RepairMeter(hs.hostname))
     service = RepairService(reader, planner, store, clock, background.started)
     undo_service = UndoService(store, undo_planner, background.started)
-    diagnostician = Diagnostician(reader, planner, clock)
+    noticed = SynapseWatchStore(database)
+    diagnostician = Diagnostician(reader, planner, noticed, clock)
 
     for servlet in (
         RoomsServlet(base, reader),
@@ -133,6 +136,8 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         spawn,
     )
 
+    begin_watch = wire_watch(api, hs, resource, config, noticed, reader, diagnostician, clock)
+
     async def poll() -> None:
         await background.poll()
         await imports.poll()
@@ -144,5 +149,6 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         api.looping_background_call(
             poll, _POLL_MS, desc="rejection_repair_poll", run_on_all_instances=True
         )
+        await begin_watch()
 
     hs.get_clock().call_when_running(lambda: spawn(begin))

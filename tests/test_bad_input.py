@@ -43,6 +43,9 @@ BY_ITSELF = (
     "destination_rooms",
     "event_push_",
     "federation_inbound_events_staging",
+    # The module notes rejections a few seconds after they happened.
+    "rejection_repair_alerts",
+    "rejection_repair_seen",
     "room_stats_",
     "user_",
     "users_",
@@ -85,6 +88,7 @@ EVERYWHERE = (
     ("GET", "/v1/rooms/{broken}/diagnosis"),
     ("GET", "/v1/rooms/{broken}/health"),
     ("POST", REPAIR),
+    ("GET", "/v1/alerts"),
     ("GET", "/v1/repairs"),
     ("GET", "/v1/repairs/{done}"),
     ("POST", "/v1/repairs/{done}/cancel"),
@@ -172,7 +176,7 @@ def _queries() -> Iterator[Case]:
             body = {"dry_run": False} if path == REPAIR else None
             yield Case(f"query-{id}-{method}-{path}", f"{path}?{query}", BAD, says, method, body)
 
-    lists = ("/v1/rooms", "/v1/rooms/{broken}/rejections", "/v1/repairs")
+    lists = ("/v1/rooms", "/v1/rooms/{broken}/rejections", "/v1/alerts", "/v1/repairs")
     numbers = ["", "abc", "1.5", "1e2", "%201", "%2B1", "0x1", "%D9%A3", "true", "-1", str(HUGE)]
     numbers += ["--1", "-", "9" * 5000]
     wrong = {
@@ -220,6 +224,8 @@ def _queries() -> Iterator[Case]:
         ("type=m.room.member", "'type' is not known"),
     ):
         yield Case(f"repairs-{query}", f"/v1/repairs?{query}", BAD, says)
+        if "status" not in query:
+            yield Case(f"alerts-{query}", f"/v1/alerts?{query}", BAD, says)
 
 
 def _bodies() -> Iterator[Case]:

@@ -9,17 +9,18 @@ import pytest
 from synapse.config._base import ConfigError, format_config_error
 from synapse.config.homeserver import HomeServerConfig
 
-from synapse_rejection_repair.config import DEFAULT_PATH, Config
+from synapse_rejection_repair.config import DEFAULT_PATH, AlertConfig, Config
 from tests.conftest import MakeServer
 from tests.harness.client import MatrixError
 from tests.harness.config import write_config
 from tests.harness.database import SqliteDatabase
+from tests.harness.waiting import wait_for
 
 MODULE = "synapse_rejection_repair.RejectionRepair"
 
 # Each with the field that is to be named, and a part of the sentence.
 WRONG: list[tuple[Any, str, str]] = [
-    ({"pth": "/_x"}, "pth", "is not known; known are: path"),
+    ({"pth": "/_x"}, "pth", "is not known; known are: alert, path"),
     ({"path": "/_x", 3: 4}, "3", "is not known"),
     ({"path": 3}, "path", "must be a string"),
     ({"path": None}, "path", "must be a string"),
@@ -40,6 +41,22 @@ WRONG: list[tuple[Any, str, str]] = [
     ({"path": "/_matrix/client/v3/repair"}, "path", "must not lie below /_matrix"),
     ({"path": "/_synapse/admin/repair"}, "path", "must not lie below /_synapse/admin"),
     ({"path": "/_synapse/"}, "path", "must not lie above /_synapse/admin"),
+    ({"alert": 3}, "alert", "must be a mapping"),
+    ({"alert": {"rom": "!x"}}, "alert.rom", "is not known; known are: after, room, sender"),
+    *(
+        ({"alert": {"after": after}}, "alert.after", "must be a whole number from 1 to 500")
+        for after in (0, 501, -1, True, "3", 1.5, None)
+    ),
+    *(
+        ({"alert": {"room": room, "sender": "@a:b"}}, "alert.room", "must be a room id")
+        for room in ("#admins:example.org", "!", "! x", 3, "")
+    ),
+    *(
+        ({"alert": {"room": "!r:b", "sender": sender}}, "alert.sender", "must be a user id")
+        for sender in ("alerts", "@alerts", "@a:", 3, "")
+    ),
+    ({"alert": {"room": "!r:b"}}, "alert.sender", "must name the user"),
+    ({"alert": {"sender": "@a:b"}}, "alert.room", "must name the room"),
     (["path"], "config", "must be a mapping"),
     ("path", "config", "must be a mapping"),
 ]
@@ -81,6 +98,34 @@ def test_wrong(tmp_path: Path, config: Any, field: str, reason: str) -> None:
 @pytest.mark.parametrize(("config", "path"), RIGHT, ids=repr)
 def test_right(tmp_path: Path, config: Any, path: str) -> None:
     assert _load(tmp_path, config).path == path
+
+
+def test_alert(tmp_path: Path) -> None:
+    assert _load(tmp_path, {}).alert == AlertConfig(after=3, room=None, sender=None)
+    assert _load(tmp_path, {"alert": None}).alert == AlertConfig()
+    section: dict[str, Any] = {
+        "after": 500,
+        "room": "!" + "a" * 43,
+        "sender": "@alerts:example.org",
+    }
+    assert _load(tmp_path, {"alert": section}).alert == AlertConfig(**section)
+
+
+def test_alerts_of_somebody_else(make_server: MakeServer) -> None:
+    alert = {"room": "!room:example.org", "sender": "@alerts:example.org"}
+    modules = [{"module": MODULE, "config": {"alert": alert}}]
+    server = make_server(modules=modules)
+    with pytest.raises(RuntimeError) as ended:
+        server.start()
+    assert "'alert.sender' must be a user of this server" in str(ended.value)
+
+    server.stop()
+
+    # What a configuration cannot tell is said in the log, before it is needed.
+    alert["sender"] = f"@alerts:{server.name}"
+    server.load_modules(modules)
+    server.start()
+    wait_for(lambda: "is not in 'alert.room'" in server.log_text(), what="a warning")
 
 
 def test_server_refuses_to_start(make_server: MakeServer) -> None:

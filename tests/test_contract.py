@@ -334,6 +334,37 @@ def _refuses_odd_room(world: World, method: str, what: str) -> None:
 
 
 @with_pair
+def test_recorded_causes(world: World) -> None:
+    for room_id, root_id in (
+        (world.broken.room.room_id, world.broken.x),
+        (world.hostile.room_id, world.grab),
+    ):
+        (root,) = world.judge.ok("GET", path(room_id, "diagnosis"))["roots"]
+        assert root["event_id"] == root_id
+        assert root["recorded"]["check"] == "auth_events"
+        assert root["recorded"]["error"].startswith("403: ")
+
+
+@with_pair
+def test_alerts(world: World) -> None:
+    judge, roots = world.judge, {world.broken.x, world.lost.x}
+    wait_for(lambda: judge.ok("GET", "/v1/alerts")["total"] == len(roots), what="the alerts")
+    everything = judge.ok("GET", "/v1/alerts")["alerts"]
+    assert {alert["event_id"] for alert in everything} == roots
+    for order_by in ("alerted_ts", "first_ts", "room_id", "event_id", "cascade"):
+        forwards = judge.ok("GET", "/v1/alerts", order_by=order_by, dir="f")["alerts"]
+        assert [a[order_by] for a in forwards] == sorted(a[order_by] for a in everything)
+        assert judge.ok("GET", "/v1/alerts", order_by=order_by, dir="b")["alerts"] == forwards[::-1]
+    assert judge.ok("GET", "/v1/alerts", order_by="alerted_ts", dir="b")["alerts"] == everything
+    assert list(_pages(judge, "/v1/alerts", "alerts", 1)) == everything
+    for incident in (world.broken, world.lost):
+        found = judge.ok("GET", "/v1/alerts", room_id=incident.room.room_id)
+        assert [alert["event_id"] for alert in found["alerts"]] == [incident.x]
+    # One event behind a root makes no cascade.
+    assert judge.ok("GET", "/v1/alerts", room_id=world.hostile.room_id)["alerts"] == []
+
+
+@with_pair
 def test_health(world: World) -> None:
     judge = world.judge
     health = judge.ok("GET", path(world.broken.room.room_id, "health"))

@@ -9,7 +9,8 @@ import requests
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
-import synapse_rejection_repair.adapter.metrics  # noqa: F401 (registers them)
+import synapse_rejection_repair.adapter.alertchannel
+import synapse_rejection_repair.adapter.metrics  # noqa: F401 (both register them)
 from tests.harness.client import quoted
 from tests.harness.federation import Pair, running
 from tests.harness.incident import make_incident

@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -200,7 +201,7 @@ def test_other_snippets_are_well_formed() -> None:
 
 def test_sql() -> None:
     connection = sqlite3.connect(":memory:")
-    create_tables(connection.cursor())  # type: ignore[arg-type]
+    create_tables(SimpleNamespace(database_engine=None, execute=connection.execute))  # type: ignore[arg-type]
     statements = [s for block in _blocks("sql") for s in block.split(";") if s.strip()]
     assert len(statements) >= 5
     for statement in statements:

@@ -192,6 +192,17 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             "thumbnail_length",
         ),
     ),
+    # Not called: their warnings are listened to.
+    (
+        "synapse.handlers.federation_event",
+        "FederationEventHandler._check_event_auth",
+        ("event", "context"),
+    ),
+    (
+        "synapse.handlers.federation_event",
+        "FederationEventHandler._auth_and_persist_outliers",
+        ("room_id", "events"),
+    ),
     ("synapse.http.server", "JsonResource._async_render", ("request",)),
     ("synapse.rest.admin._base", "assert_requester_is_admin", ("auth", "request")),
     ("synapse.notifier", "Notifier.on_new_event", ("stream_key", "new_token", "rooms")),

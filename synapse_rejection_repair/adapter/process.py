@@ -12,6 +12,18 @@ def homeserver(api: ModuleApi) -> HomeServer:
     return api._hs
 
 
+def local_url(hs: HomeServer) -> str:
+    """Where clients on this machine reach this process, or else where all clients do."""
+    for listener in hs.config.server.listeners:
+        http, port = getattr(listener, "http_options", None), getattr(listener, "port", None)
+        # No certificate is for localhost.
+        if http is None or port is None or listener.is_tls():
+            continue
+        if any("client" in resource.names for resource in http.resources):
+            return f"http://localhost:{port}"
+    return str(hs.config.server.public_baseurl).rstrip("/")
+
+
 def requests_begun() -> int:
     """How many HTTP requests this process has begun to answer since it was started."""
     return int(getattr(site, "_next_request_seq", 0))

@@ -7,6 +7,8 @@ from synapse.storage.engines import PostgresEngine
 
 JOBS = "rejection_repair_jobs"
 JOURNAL = "rejection_repair_journal"
+SEEN = "rejection_repair_seen"
+ALERTS = "rejection_repair_alerts"
 
 _LOCK = 0x72656A656374
 """What the advisory lock is called, in PostgreSQL's way: a number that is nobody else's."""
@@ -41,6 +43,32 @@ _SCHEMA = {
         PRIMARY KEY (job_id, event_id, action)
     )""",
     f"{JOURNAL}_event": f"CREATE INDEX IF NOT EXISTS {JOURNAL}_event ON {JOURNAL} (event_id)",
+    SEEN: f"""
+    CREATE TABLE IF NOT EXISTS {SEEN} (
+        event_id TEXT NOT NULL PRIMARY KEY,
+        room_id TEXT NOT NULL,
+        failed_check TEXT,
+        error TEXT NOT NULL,
+        ts BIGINT NOT NULL,
+        roots TEXT NOT NULL
+    )""",
+    f"{SEEN}_room": f"CREATE INDEX IF NOT EXISTS {SEEN}_room ON {SEEN} (room_id, ts)",
+    ALERTS: f"""
+    CREATE TABLE IF NOT EXISTS {ALERTS} (
+        event_id TEXT NOT NULL PRIMARY KEY,
+        room_id TEXT NOT NULL,
+        failed_check TEXT,
+        error TEXT,
+        first_ts BIGINT NOT NULL,
+        alerted_ts BIGINT NOT NULL,
+        cascade BIGINT NOT NULL,
+        announced_ts BIGINT
+    )""",
+    f"{ALERTS}_room": f"CREATE INDEX IF NOT EXISTS {ALERTS}_room ON {ALERTS} (room_id)",
+    # Asked for every few seconds, and nearly always empty.
+    f"{ALERTS}_unannounced": f"""
+    CREATE INDEX IF NOT EXISTS {ALERTS}_unannounced ON {ALERTS} (alerted_ts)
+    WHERE announced_ts IS NULL""",
 }
 
 

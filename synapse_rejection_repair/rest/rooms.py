@@ -90,6 +90,7 @@ def _diagnosis(diagnosis: Diagnosis) -> JsonDict:
                 "check": root.verdict.check.value if root.verdict.check else None,
                 "error": root.verdict.error,
                 "cascade": attr.asdict(root.cascade),
+                "recorded": attr.asdict(root.recorded) if root.recorded else None,
             }
             for root in diagnosis.roots
         ],

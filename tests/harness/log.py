@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_ENTRY = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} - \S+ - \d+ - (?P<level>[A-Z]+) - ")
+_ENTRY = re.compile(
+    r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} - (?P<logger>\S+) - \d+ - (?P<level>[A-Z]+) - "
+)
+ALERTS = "synapse_rejection_repair.alerts"
+"""What alerts are logged by, at ERROR: they tell of an incident, and are no error themselves."""
 _TRACEBACK = "Traceback (most recent call last):"
 
 
@@ -17,14 +21,16 @@ def errors(log: str, ignore: Sequence[str] = ()) -> list[str]:
         ignore: Regular expressions; an entry that contains one of them is left out.
 
     Returns:
-        Every entry at ERROR or CRITICAL, every one with a traceback at whatever level, and every
-        traceback that stands outside of an entry; each with all of its lines.
+        Every entry at ERROR or CRITICAL that is no alert of the module, every one with a traceback
+        at whatever level, and every traceback that stands outside of an entry; each with all of
+        its lines.
     """
     entries: list[tuple[str, list[str]]] = [("", [])]
     for line in log.splitlines():
         start = _ENTRY.match(line)
         if start:
-            entries.append((start["level"], [line]))
+            alert = start["logger"] == ALERTS
+            entries.append(("" if alert else start["level"], [line]))
         else:
             entries[-1][1].append(line)
     found = [

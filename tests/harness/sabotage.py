@@ -1,7 +1,8 @@
 """A Synapse module for tests alone: makes a server reject events that it should accept.
 
 It touches no database. The event takes Synapse's own path, and what follows from its rejection is
-Synapse's own doing. The rules are in a JSON file, read again when it changes:
+Synapse's own doing, and so is what it logs of it. The rules are in a JSON file, read again when it
+changes:
 
     {"reject": [{"type": "m.room.power_levels", "times": 1}]}
 
@@ -15,15 +16,20 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from synapse.api.constants import RejectedReason
+from synapse.api.errors import AuthError
 from synapse.events import EventBase
 from synapse.events.snapshot import EventContext
+from synapse.handlers import federation_event
 from synapse.module_api import ModuleApi
 
 logger = logging.getLogger(__name__)
+
+ERROR = "You don't have permission to add ops level greater than your own"
+"""What Synapse is made to have against an event, in words of its own."""
 
 
 class Sabotage:
@@ -36,14 +42,26 @@ class Sabotage:
 
         handler = api._hs.get_federation_event_handler()
         check = handler._check_event_auth
+        module: Any = federation_event
+        check_rules = module.check_state_dependent_auth_rules
+        received: set[str] = set()
 
+        # The same rules are asked of outliers and for soft failures, which are not to be struck.
         async def sabotaged(origin: str | None, event: EventBase, context: EventContext) -> None:
-            await check(origin, event, context)
-            if self._strikes(event):
+            received.add(event.event_id)
+            try:
+                await check(origin, event, context)
+            finally:
+                received.discard(event.event_id)
+
+        def sabotaged_rules(event: EventBase, auth_events: Iterable[EventBase]) -> None:
+            if event.event_id in received and self._strikes(event):
                 logger.info("Sabotaging %s", event.event_id)
-                context.rejected = RejectedReason.AUTH_ERROR
+                raise AuthError(403, ERROR)
+            check_rules(event, auth_events)
 
         handler._check_event_auth = sabotaged  # type: ignore[method-assign]
+        module.check_state_dependent_auth_rules = sabotaged_rules
 
     def _strikes(self, event: EventBase) -> bool:
         self._read()

@@ -1,0 +1,92 @@
+"""Telling admins of alerts: in the log, in the metrics, and in a room."""
+
+from __future__ import annotations
+
+import logging
+
+from prometheus_client import Counter
+from synapse.api.constants import EventTypes, Membership
+from synapse.metrics import SERVER_NAME_LABEL
+from synapse.module_api import ModuleApi
+from synapse.server import HomeServer
+
+from synapse_rejection_repair.config import AlertConfig
+from synapse_rejection_repair.domain.watch import Alert
+
+# A name of its own, so that a log configuration can send alerts elsewhere.
+logger = logging.getLogger("synapse_rejection_repair.alerts")
+
+alerts_counter = Counter(
+    "synapse_rejection_repair_alerts",
+    "Roots whose cascade of rejected events has begun",
+    labelnames=[SERVER_NAME_LABEL],
+)
+rejections_counter = Counter(
+    "synapse_rejection_repair_rejections_seen",
+    "Rejected events that this process was told of",
+    labelnames=[SERVER_NAME_LABEL],
+)
+
+
+class SynapseAlertChannel:
+    """The log and the metrics of this process, and a room of the server's.
+
+    Args:
+        api: Synapse's door for modules.
+        hs: the homeserver behind it.
+        config: where messages go to.
+    """
+
+    def __init__(self, api: ModuleApi, hs: HomeServer, config: AlertConfig) -> None:
+        self._api = api
+        self._sender = config.sender
+        self.room = config.room
+        self._count = alerts_counter.labels(**{SERVER_NAME_LABEL: hs.hostname})
+
+    def log(self, alert: Alert) -> None:
+        """Writes an alert into the log and counts it in the metrics."""
+        self._count.inc()
+        logger.error(
+            "A cascade of rejections has begun in room %s: %i events that follow %s were rejected."
+            " It was rejected itself because: %s",
+            alert.room_id,
+            alert.cascade,
+            alert.event_id,
+            alert.error or "(not noticed by this module)",
+        )
+
+    async def check(self) -> None:
+        """Says in the log if messages could not be sent: better now than in an incident."""
+        if self.room is None or self._sender is None:
+            return
+        key = (EventTypes.Member, self._sender)
+        member = (await self._api.get_room_state(self.room, [key])).get(key)
+        if member is None or member.content.get("membership") != Membership.JOIN:
+            logger.warning(
+                "'alert.sender' %s is not in 'alert.room' %s: alerts cannot be sent there",
+                self._sender,
+                self.room,
+            )
+
+    async def send(self, text: str) -> None:
+        """Sends a message to the admins; raises whatever the server has against it."""
+        await self._api.create_and_send_event_into_room(
+            {
+                "type": EventTypes.Message,
+                "room_id": self.room,
+                "sender": self._sender,
+                # Not a notice, of which push rules tell nobody. The mentions keep what others
+                # have a say in from mentioning anybody.
+                "content": {"msgtype": "m.text", "body": text, "m.mentions": {}},
+            }
+        )
+
+    def cannot_send(self, error: Exception) -> None:
+        """Says in the log that a message could not be sent."""
+        logger.warning(
+            "An alert cannot be sent as 'alert.sender' %s to 'alert.room' %s, and will be tried"
+            " again: %s",
+            self._sender,
+            self.room,
+            error,
+        )

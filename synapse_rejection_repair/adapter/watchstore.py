@@ -1,0 +1,221 @@
+"""Noticed rejections and alerts, in the module's own tables: the `WatchStore`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Sequence, Set
+
+from synapse.storage.database import LoggingTransaction
+
+from synapse_rejection_repair.adapter.database import Database, batches
+from synapse_rejection_repair.adapter.tables import ALERTS, SEEN
+from synapse_rejection_repair.domain.listing import Listing, Page
+from synapse_rejection_repair.domain.watch import (
+    Alert,
+    Begun,
+    Behind,
+    Recorded,
+    Rejection,
+    Seen,
+    raised,
+    roots_behind,
+)
+
+KEPT = 1000
+"""How many rejections are kept of one room, besides those that there was an alert about."""
+
+_LEVELS = 20
+"""How far up the roots of an event are looked for.
+
+Events that were recorded know their roots, so this is only met in what was rejected unnoticed.
+"""
+
+_COLUMNS = "room_id, event_id, failed_check, error, first_ts, alerted_ts, cascade"
+
+
+class SynapseWatchStore:
+    """Keeps rejections and alerts in Synapse's database.
+
+    Args:
+        database: Synapse's.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def record(self, rejections: Sequence[Rejection]) -> None:
+        """Writes rejections with the roots that they follow.
+
+        What was recorded of an event before stays as it is.
+        """
+        await self._database.run("record_seen", self._record, rejections)
+
+    def _record(self, txn: LoggingTransaction, rejections: Sequence[Rejection]) -> None:
+        ancestry = self._ancestry(txn, rejections)
+        txn.execute_batch(
+            f"INSERT INTO {SEEN} (event_id, room_id, failed_check, error, ts, roots)"
+            " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (event_id) DO NOTHING",
+            [
+                (
+                    r.event_id,
+                    r.room_id,
+                    r.check,
+                    r.error,
+                    r.ts,
+                    json.dumps(roots_behind(ancestry[r.event_id].parents, ancestry)),
+                )
+                for r in rejections
+            ],
+        )
+
+    async def forget_oldest(self, room_id: str) -> None:
+        """Forgets the oldest of a room's rejections, where there are too many.
+
+        Those that there was an alert about stay.
+        """
+
+        def forget(txn: LoggingTransaction) -> None:
+            txn.execute(
+                f"DELETE FROM {SEEN} WHERE event_id IN (SELECT s.event_id FROM {SEEN} AS s"
+                f" LEFT JOIN {ALERTS} AS a ON a.event_id = s.event_id"
+                " WHERE s.room_id = ? AND a.event_id IS NULL"
+                " ORDER BY s.ts DESC, s.event_id DESC LIMIT 100000 OFFSET ?)",
+                (room_id, KEPT),
+            )
+
+        await self._database.run("forget_seen", forget)
+
+    def _ancestry(
+        self, txn: LoggingTransaction, rejections: Sequence[Rejection]
+    ) -> dict[str, Behind]:
+        cited = dict.fromkeys(a for r in rejections for a in r.auth_event_ids)
+        rejected = self._rejected(txn, cited)
+        found = {
+            r.event_id: Behind(parents=tuple(a for a in r.auth_event_ids if a in rejected))
+            for r in rejections
+        }
+        level = rejected - found.keys()
+        for _ in range(_LEVELS):
+            if not level:
+                break
+            found.update(self._behind(txn, level))
+            parents = {p for event_id in level for p in found[event_id].parents}
+            level = parents - found.keys()
+        return found
+
+    def _behind(self, txn: LoggingTransaction, event_ids: Set[str]) -> dict[str, Behind]:
+        recorded: dict[str, tuple[str, ...]] = {}
+        parents: dict[str, list[str]] = {}
+        for batch in batches(event_ids):
+            clause, args = self._database.in_list("event_id", batch)
+            txn.execute(f"SELECT event_id, roots FROM {SEEN} WHERE {clause}", args)
+            recorded.update((event_id, tuple(json.loads(roots))) for event_id, roots in txn)
+        # A repair may have accepted the roots since, and left the event.
+        rejected = self._rejected(txn, {r for roots in recorded.values() for r in roots})
+        known = {i: roots for i, roots in recorded.items() if rejected.issuperset(roots)}
+        for batch in batches(event_ids - known.keys()):
+            clause, args = self._database.in_list("ea.event_id", batch)
+            txn.execute(
+                "SELECT ea.event_id, ea.auth_id FROM event_auth AS ea"
+                f" INNER JOIN rejections AS r ON r.event_id = ea.auth_id WHERE {clause}",
+                args,
+            )
+            for event_id, parent in txn:
+                parents.setdefault(event_id, []).append(parent)
+        return {
+            i: Behind(known.get(i), () if i in known else tuple(parents.get(i, ())))
+            for i in event_ids
+        }
+
+    def _rejected(self, txn: LoggingTransaction, event_ids: Iterable[str]) -> set[str]:
+        rejected: set[str] = set()
+        for batch in batches(event_ids):
+            clause, args = self._database.in_list("event_id", batch)
+            txn.execute(f"SELECT event_id FROM rejections WHERE {clause}", args)
+            rejected.update(event_id for (event_id,) in txn)
+        return rejected
+
+    async def recorded(self, event_ids: Collection[str]) -> dict[str, Recorded]:
+        """What was recorded of those of the events that were noticed."""
+        rows = await self._database.rows_of(
+            "recorded",
+            f"SELECT event_id, failed_check, error, ts FROM {SEEN} WHERE",
+            event_ids,
+            "event_id",
+        )
+        return {event_id: Recorded(*row) for event_id, *row in rows}
+
+    async def seen(self, room_id: str) -> list[Seen]:
+        """What is recorded of a room."""
+        rows = await self._database.rows(
+            "seen", f"SELECT event_id, ts, roots FROM {SEEN} WHERE room_id = ?", (room_id,)
+        )
+        return [Seen(event_id, ts, tuple(json.loads(roots))) for event_id, ts, roots in rows]
+
+    async def rooms_since(self, since_ts: int) -> list[str]:
+        """The rooms in which something was recorded since then, in milliseconds."""
+        rows = await self._database.rows(
+            "seen_rooms", f"SELECT DISTINCT room_id FROM {SEEN} WHERE ts >= ?", (since_ts,)
+        )
+        return [room_id for (room_id,) in rows]
+
+    async def raise_alerts(self, room_id: str, begun: Sequence[Begun], now_ms: int) -> None:
+        """Writes an alert for each of the cascades that has none, if its root is still rejected."""
+        roots = [cascade.root for cascade in begun]
+        rows = await self._database.rows_of(
+            "alerted", f"SELECT event_id FROM {ALERTS} WHERE", roots, "event_id"
+        )
+        alerted = {event_id for (event_id,) in rows}
+        new = [cascade for cascade in begun if cascade.root not in alerted]
+        if not new:
+            return
+        recorded = await self.recorded([cascade.root for cascade in new])
+
+        def write(txn: LoggingTransaction) -> None:
+            rejected = self._rejected(txn, [cascade.root for cascade in new])
+            # Whichever process is the first: the key keeps it at one alert.
+            txn.execute_batch(
+                f"INSERT INTO {ALERTS} ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"
+                " ON CONFLICT (event_id) DO NOTHING",
+                [
+                    (a.room_id, a.event_id, a.check, a.error, a.first_ts, a.alerted_ts, a.cascade)
+                    for a in raised(room_id, new, rejected, recorded, now_ms)
+                ],
+            )
+
+        await self._database.run("raise_alerts", write)
+
+    async def page(self, page: Page, room_id: str | None) -> Listing[Alert]:
+        """The alerts, of one room where given."""
+        direction = "DESC" if page.backwards else "ASC"
+        where, args = ("room_id = ?", (room_id,)) if room_id is not None else ("TRUE", ())
+        rows = await self._database.rows(
+            "list_alerts",
+            f"SELECT {_COLUMNS} FROM {ALERTS} WHERE {where}"
+            f" ORDER BY {page.order_by} {direction}, event_id {direction} LIMIT ? OFFSET ?",
+            (*args, page.limit, page.start),
+        )
+        ((total,),) = await self._database.rows(
+            "count_alerts", f"SELECT COUNT(*) FROM {ALERTS} WHERE {where}", args
+        )
+        return Listing([Alert(*row) for row in rows], total)
+
+    async def unannounced(self) -> list[Alert]:
+        """The alerts that admins were not told of yet, the oldest first."""
+        rows = await self._database.rows(
+            "unannounced",
+            f"SELECT {_COLUMNS} FROM {ALERTS} WHERE announced_ts IS NULL"
+            " ORDER BY alerted_ts, event_id LIMIT 1000",
+        )
+        return [Alert(*row) for row in rows]
+
+    async def announced(self, event_ids: Iterable[str], now_ms: int) -> None:
+        """Notes that admins were told of alerts."""
+
+        def write(txn: LoggingTransaction) -> None:
+            txn.execute_batch(
+                f"UPDATE {ALERTS} SET announced_ts = ? WHERE event_id = ?",
+                [(now_ms, event_id) for event_id in event_ids],
+            )
+
+        await self._database.run("announced", write)
