@@ -101,6 +101,12 @@ def facts(room: Room) -> dict[str, Any]:
     return found
 
 
+def watched_digests(room: Room) -> dict[str, str]:
+    """What the database has, without what the watch notes in its own time."""
+    noted = ("rejection_repair_alerts", "rejection_repair_seen")
+    return {t: d for t, d in compare.digests(room.b).items() if t not in noted}
+
+
 def assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
     differ = {
         name: compare.describe(before[name], after[name])
@@ -123,9 +129,9 @@ def test_the_room_is_as_it_was(braked: Braked) -> None:
     repaired = repair(room.bob, room.room_id)
     assert_whole(room)
 
-    digests = compare.digests(room.b)
+    digests = watched_digests(room)
     plan = undo(room.bob, repaired["repair_id"])
-    assert compare.digests(room.b) == digests, "a dry run writes nothing"
+    assert watched_digests(room) == digests, "a dry run writes nothing"
     restated = before["plan"]["summary"]["restate"]
     assert restated > 0
     assert plan["summary"] == {
