@@ -108,11 +108,11 @@ def test_where_the_state_differs(world: World) -> None:
 @pytest.mark.parametrize(
     ("told", "error"),
     [
-        ({"status": 500}, "It answered with the status 500"),
+        ({"status": 500}, "It cannot be reached, or fails"),
         ({"status": 403}, "It answered with the status 403"),
-        ({"body": {"pdu_ids": "all of them"}}, "Its answer makes no sense (InvalidResponseError)"),
-        ({"body": {}}, "Its answer makes no sense (KeyError)"),
-        ({"body": {"pdu_ids": [1, None]}}, "Its answer makes no sense (InvalidResponseError)"),
+        ({"body": {"pdu_ids": "all of them"}}, "Its answer makes no sense"),
+        ({"body": {}}, "Its answer makes no sense"),
+        ({"body": {"pdu_ids": [1, None]}}, "Its answer makes no sense"),
         ({"delay": 25}, "No answer within 10 seconds"),
     ],
 )

@@ -95,11 +95,11 @@ class SynapsePeers:
         except NotRetryingDestination:
             return PeerAnswer(server, Held.NO_ANSWER, "Synapse does not try it again yet")
         except (RequestSendFailed, FederationDeniedError):
-            return PeerAnswer(server, Held.NO_ANSWER, "It cannot be reached")
-        except Exception as e:
-            return PeerAnswer(
-                server, Held.NO_ANSWER, f"Its answer makes no sense ({type(e).__name__})"
-            )
+            return PeerAnswer(server, Held.NO_ANSWER, "It cannot be reached, or fails")
+        except Exception:
+            return PeerAnswer(server, Held.NO_ANSWER, "Its answer makes no sense")
+        if not all(isinstance(i, str) for i in state):
+            return PeerAnswer(server, Held.NO_ANSWER, "Its answer makes no sense")
         if len(state) > _MOST_STATE:
             return PeerAnswer(server, Held.NO_ANSWER, "Its answer is too large")
         return PeerAnswer(server, Held.HOLDS, state_ids=frozenset(state))
