@@ -18,6 +18,9 @@ _PATH = re.compile(r"(/(?!\.+(/|$))[A-Za-z0-9._~-]+)+")
 MAX_AFTER = 500
 """More of a room's rejections could be forgotten before they are counted."""
 
+MOST_PEERS = 20
+"""How many other servers the configuration may allow to be asked about one event."""
+
 _ROOM_ID = re.compile(r"![^\s\0]{1,254}")
 _USER_ID = re.compile(r"@[^\s\0:]*:[^\s\0]{1,253}")
 
@@ -85,11 +88,13 @@ class Config:
         path: the path below which the endpoints are mounted.
         sources: old homeservers' databases, by the names that requests call them by.
         alert: when and where admins are told that a cascade of rejections begins.
+        max_peers: how many other servers may be asked about one event; 0 for none.
     """
 
     path: str = DEFAULT_PATH
     sources: Mapping[str, SourceConfig] = attr.Factory(dict)
     alert: AlertConfig = attr.Factory(AlertConfig)
+    max_peers: int = 5
 
 
 def parse_config(config: object) -> Config:
@@ -113,14 +118,20 @@ def parse_config(config: object) -> Config:
         path=_path(config.get("path", DEFAULT_PATH)),
         sources=_sources(config.get("sources", {})),
         alert=_alert(config.get("alert", {})),
+        max_peers=_whole("max_peers", config.get("max_peers", 5), 0, MOST_PEERS),
     )
+
+
+def _whole(field: str, value: Any, least: int, most: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise BadConfig(field, f"must be a whole number from {least} to {most}")
+    return value
 
 
 def _alert(value: Any) -> AlertConfig:
     section = _mapping("alert", {} if value is None else value, {"after", "room", "sender"})
-    after, room, sender = section.get("after", 3), section.get("room"), section.get("sender")
-    if not isinstance(after, int) or isinstance(after, bool) or not 1 <= after <= MAX_AFTER:
-        raise BadConfig("alert.after", f"must be a whole number from 1 to {MAX_AFTER}")
+    after = _whole("alert.after", section.get("after", 3), 1, MAX_AFTER)
+    room, sender = section.get("room"), section.get("sender")
     if room is not None and not (isinstance(room, str) and _ROOM_ID.fullmatch(room)):
         raise BadConfig("alert.room", "must be a room id, such as '!abc:example.org'; no alias")
     if sender is not None and not (isinstance(sender, str) and _USER_ID.fullmatch(sender)):

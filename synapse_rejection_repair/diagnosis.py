@@ -9,13 +9,18 @@ import attr
 from synapse_rejection_repair.domain.cascade import Cascade, cascades
 from synapse_rejection_repair.domain.health import Finding, Problem, problem
 from synapse_rejection_repair.domain.model import Node, Verdict
+from synapse_rejection_repair.domain.peers import PeerReport
 from synapse_rejection_repair.domain.plan import Action, Deliver
 from synapse_rejection_repair.domain.scope import Scope
 from synapse_rejection_repair.domain.watch import Recorded
 from synapse_rejection_repair.errors import NotInRoom, PartialState, UnsupportedRoomVersion
+from synapse_rejection_repair.peers import PeerSurvey
 from synapse_rejection_repair.planner import Planner
 from synapse_rejection_repair.ports import Clock, RoomReader
 from synapse_rejection_repair.ports_watch import CauseReader
+
+_ROOTS_ASKED_ABOUT = 5
+"""About how many roots other servers are asked in one diagnosis, the oldest first."""
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)
@@ -27,12 +32,14 @@ class Root:
         verdict: what its checks say today.
         cascade: what was rejected only because of it.
         recorded: what was recorded when it was rejected; `None` if it was not noticed.
+        peers: what other servers say of it; `None` if they were not asked.
     """
 
     node: Node
     verdict: Verdict
     cascade: Cascade
     recorded: Recorded | None = None
+    peers: PeerReport | None = None
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)
@@ -58,16 +65,22 @@ class Diagnostician:
         reader: the database.
         planner: runs Synapse's checks again.
         causes: what was recorded of rejections.
+        survey: asks other servers.
         clock: lets the server breathe.
     """
 
     reader: RoomReader
     planner: Planner
     causes: CauseReader
+    survey: PeerSurvey
     clock: Clock
 
-    async def diagnose(self, room_id: str) -> Diagnosis:
+    async def diagnose(self, room_id: str, peers: int = 0) -> Diagnosis:
         """Tells the roots of a room's rejections from the cascade.
+
+        Args:
+            room_id: the room.
+            peers: how many other servers to ask about each of the first roots.
 
         Raises:
             UnknownRoom: this server has never heard of the room.
@@ -80,11 +93,15 @@ class Diagnostician:
         found = await self.clock.in_thread(cascades, rejected)
         verdicts = await self.planner.verdicts(facts, found)
         recorded = await self.causes.recorded(found.keys())
+        reports: dict[str, PeerReport] = {}
+        if peers:
+            for root in list(found)[:_ROOTS_ASKED_ABOUT]:
+                _, reports[root] = await self.survey.of_event(root, peers)
         first = min(node.stream_ordering for node in rejected.values())
         return Diagnosis(
             rejected_events=len(rejected),
             roots=[
-                Root(rejected[r], verdicts[r], cascade, recorded.get(r))
+                Root(rejected[r], verdicts[r], cascade, recorded.get(r), reports.get(r))
                 for r, cascade in found.items()
             ],
             still_flowing=await self.reader.servers_accepted_since(room_id, first),

@@ -309,3 +309,13 @@ class TouchedSince(RepairError):
             f"Repair {self.job_id} cannot be undone: later jobs have dealt with the same"
             f" events: {', '.join(self.later)}"
         )
+
+
+@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+class UnknownEvent(RepairError):
+    """This server does not have the event."""
+
+    event_id: str
+
+    def __str__(self) -> str:
+        return f"Event {self.event_id} is not known to this server"

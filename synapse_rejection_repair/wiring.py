@@ -21,6 +21,7 @@ from synapse_rejection_repair.adapter.integrity import IntegrityCheck
 from synapse_rejection_repair.adapter.jobstore import SynapseJobStore, prepare_tables
 from synapse_rejection_repair.adapter.mending import RoomMending
 from synapse_rejection_repair.adapter.metrics import RepairMeter
+from synapse_rejection_repair.adapter.peers import SynapsePeers
 from synapse_rejection_repair.adapter.process import writes_events, writes_room
 from synapse_rejection_repair.adapter.reader import SynapseReader
 from synapse_rejection_repair.adapter.states import SynapseStates
@@ -32,10 +33,12 @@ from synapse_rejection_repair.config import Config
 from synapse_rejection_repair.diagnosis import Diagnostician
 from synapse_rejection_repair.domain.repair import RepairProgress, RepairRequest
 from synapse_rejection_repair.jobs import RepairRunner
+from synapse_rejection_repair.peers import PeerSurvey
 from synapse_rejection_repair.planner import Planner
 from synapse_rejection_repair.repair import RepairService
 from synapse_rejection_repair.rest import serialise
 from synapse_rejection_repair.rest.jobs import JobCancelServlet, JobsServlet, JobStatusServlet
+from synapse_rejection_repair.rest.peers import PeersServlet
 from synapse_rejection_repair.rest.repairs import RepairServlet
 from synapse_rejection_repair.rest.resource import AdminResource
 from synapse_rejection_repair.rest.rooms import (
@@ -107,12 +110,15 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
     service = RepairService(reader, planner, store, clock, background.started)
     undo_service = UndoService(store, undo_planner, background.started)
     noticed = SynapseWatchStore(database)
-    diagnostician = Diagnostician(reader, planner, noticed, clock)
+    peers = SynapsePeers(hs, database, reader, states, clock)
+    survey = PeerSurvey(peers, clock, config.max_peers)
+    diagnostician = Diagnostician(reader, planner, noticed, survey, clock)
 
     for servlet in (
         RoomsServlet(base, reader),
         RejectionsServlet(base, reader),
         DiagnosisServlet(base, diagnostician),
+        PeersServlet(base, survey),
         HealthServlet(base, diagnostician),
         RepairServlet(base, service),
         JobsServlet(base, "repairs", store, serialise.repair),

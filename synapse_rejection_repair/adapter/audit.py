@@ -99,6 +99,16 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "Notifier.on_new_room_events",
         ("events_and_pos", "max_room_stream_token", "extra_users"),
     ),
+    (
+        "synapse.federation.federation_client",
+        "FederationClient.get_room_state_ids",
+        ("destination", "room_id", "event_id"),
+    ),
+    (
+        "synapse.storage.controllers.state",
+        "StateStorageController.get_current_hosts_in_room_ordered",
+        ("room_id",),
+    ),
     ("synapse.notifier", "Notifier.notify_user_joined_room", ("event_id", "room_id")),
     (
         "synapse.handlers.event_auth",

@@ -165,18 +165,9 @@ def _import_request(body: Mapping[str, object]) -> ImportRequest:
     return ImportRequest(
         source=source,
         verify_signatures=params.boolean(body, "verify_signatures", False),
-        events_per_second=_rate(body),
+        events_per_second=params.whole(body, "events_per_second", 1, MAX_RATE),
         media=params.boolean(body, "media", False),
     )
-
-
-def _rate(body: Mapping[str, object]) -> int | None:
-    if "events_per_second" not in body:
-        return None
-    value = body["events_per_second"]
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise InvalidParam("events_per_second", f"must be a whole number from 1 to {MAX_RATE}")
-    return params.within("events_per_second", value, 1, MAX_RATE)
 
 
 def _room_ids(body: Mapping[str, object]) -> list[str] | None:

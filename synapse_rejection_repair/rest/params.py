@@ -77,6 +77,16 @@ def boolean(body: Mapping[str, object], name: str, default: bool) -> bool:
     return value
 
 
+def whole(body: Mapping[str, object], name: str, least: int, most: int) -> int | None:
+    """A whole number in a body, `None` where it is not given."""
+    if name not in body:
+        return None
+    value = body[name]
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InvalidParam(name, f"must be a whole number from {least} to {most}")
+    return within(name, value, least, most)
+
+
 PAGE = ("from", "limit", "order_by", "dir")
 
 

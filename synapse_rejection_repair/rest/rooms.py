@@ -8,6 +8,7 @@ import attr
 from synapse.http.servlet import RestServlet
 from synapse.http.site import SynapseRequest
 
+from synapse_rejection_repair.config import MOST_PEERS
 from synapse_rejection_repair.diagnosis import Diagnosis, Diagnostician
 from synapse_rejection_repair.domain.health import healthy
 from synapse_rejection_repair.domain.listing import RejectionFilter
@@ -15,7 +16,7 @@ from synapse_rejection_repair.domain.model import JsonDict
 from synapse_rejection_repair.ports import RoomReader
 from synapse_rejection_repair.rest import params
 from synapse_rejection_repair.rest.paths import pattern
-from synapse_rejection_repair.rest.serialise import listing
+from synapse_rejection_repair.rest.serialise import listing, peer_report
 
 ROOM_ORDERS = ("room_id", "name", "room_version", "rejected_events", "first_ts", "last_ts")
 REJECTION_ORDERS = ("origin_server_ts", "depth", "event_id", "type", "sender", "reason")
@@ -71,8 +72,9 @@ class DiagnosisServlet(RestServlet):
 
     async def on_GET(self, request: SynapseRequest, room_id: str) -> tuple[int, JsonDict]:
         """Answers with the diagnosis."""
-        params.query(request, ())
-        diagnosis = await self._diagnostician.diagnose(params.room_id(room_id))
+        query = params.query(request, ("peers",))
+        peers = params.integer(query, "peers", 0, MOST_PEERS)
+        diagnosis = await self._diagnostician.diagnose(params.room_id(room_id), peers or 0)
         return HTTPStatus.OK, _diagnosis(diagnosis)
 
 
@@ -91,6 +93,7 @@ def _diagnosis(diagnosis: Diagnosis) -> JsonDict:
                 "error": root.verdict.error,
                 "cascade": attr.asdict(root.cascade),
                 "recorded": attr.asdict(root.recorded) if root.recorded else None,
+                "peers": peer_report(root.peers) if root.peers else None,
             }
             for root in diagnosis.roots
         ],

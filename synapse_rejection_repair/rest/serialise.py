@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+import attr
+
 from synapse_rejection_repair.domain.imports import ImportJob
 from synapse_rejection_repair.domain.listing import Listing, Page
 from synapse_rejection_repair.domain.model import JsonDict, StateChange
+from synapse_rejection_repair.domain.peers import Held, PeerReport
 from synapse_rejection_repair.domain.repair import RepairJob
 
 Row = TypeVar("Row")
+_SHOWN = 1000
+"""How many differences of states are shown at most."""
 
 
 def listing(
@@ -77,4 +82,18 @@ def import_(job: ImportJob) -> JsonDict:
         "created_ts": job.created_ts,
         "started_ts": job.started_ts,
         "finished_ts": job.finished_ts,
+    }
+
+
+def peer_report(report: PeerReport) -> JsonDict:
+    """What other servers say of an event."""
+    return {
+        **{answer.value: report.count(answer) for answer in Held},
+        "servers": [
+            {"server": a.server, "answer": a.answer.value, "error": a.error} for a in report.answers
+        ],
+        "state_differences": [
+            {**attr.asdict(d), "servers": list(d.servers)} for d in report.differences[:_SHOWN]
+        ],
+        "unknown_events": report.unknown,
     }

@@ -1,0 +1,147 @@
+"""Asking other servers, through Synapse's own federation client: the `Peers`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from synapse.api.errors import (
+    FederationDeniedError,
+    HttpResponseException,
+    RequestSendFailed,
+)
+from synapse.logging.context import run_in_background
+from synapse.server import HomeServer
+from synapse.util.retryutils import NotRetryingDestination
+
+from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.adapter.nodes import read_nodes
+from synapse_rejection_repair.adapter.reader import SynapseReader
+from synapse_rejection_repair.domain.model import StateIds, StateKey
+from synapse_rejection_repair.domain.peers import Held, PeerAnswer, choose
+from synapse_rejection_repair.errors import UnknownEvent
+from synapse_rejection_repair.ports import Clock, StateReader
+
+_SECONDS = 10.0
+"""How long servers have to answer, in seconds."""
+
+_TICK = 0.05
+_MOST_STATE = 200_000
+"""How many events a state that is answered may have: more is no answer."""
+
+
+class SynapsePeers:
+    """Reaches other servers as Synapse does, its backoff respected.
+
+    Args:
+        hs: the homeserver.
+        database: its main database.
+        reader: reads rooms.
+        states: reads states.
+        clock: tells the time.
+    """
+
+    def __init__(
+        self,
+        hs: HomeServer,
+        database: Database,
+        reader: SynapseReader,
+        states: StateReader,
+        clock: Clock,
+    ) -> None:
+        self._server_name = hs.hostname
+        self._client = hs.get_federation_client()
+        # Synapse's caching decorators hide the method's type.
+        self._store: Any = hs.get_datastores().main
+        self._hosts = hs.get_storage_controllers().state
+        self._database = database
+        self._reader = reader
+        self._states = states
+        self._clock = clock
+
+    async def ask(self, room_id: str, event_id: str, sender: str, count: int) -> list[PeerAnswer]:
+        """Asks some servers of a room for the state before an event, all at once.
+
+        A server that is too late is answered for: its request ends by itself.
+        """
+        joined = [
+            host
+            for host in await self._hosts.get_current_hosts_in_room_ordered(room_id)
+            if host != self._server_name
+        ]
+        unreachable = frozenset({h for h in joined if await self._backed_off(h)})
+        chosen = choose(joined, sender.partition(":")[2], unreachable, count)
+        answers: dict[str, PeerAnswer] = {}
+
+        async def ask_one(server: str) -> None:
+            answers[server] = await self._ask_one(server, room_id, event_id)
+
+        for server in chosen:
+            run_in_background(ask_one, server)
+        deadline = self._clock.now_ms() + _SECONDS * 1000
+        while len(answers) < len(chosen) and self._clock.now_ms() < deadline:
+            await self._clock.pause(_TICK)
+        late = f"No answer within {_SECONDS:.0f} seconds"
+        return [answers.get(s) or PeerAnswer(s, Held.NO_ANSWER, late) for s in chosen]
+
+    async def _ask_one(self, server: str, room_id: str, event_id: str) -> PeerAnswer:
+        # What a peer writes is not repeated: whoever runs it could write anything.
+        try:
+            state, _ = await self._client.get_room_state_ids(server, room_id, event_id)
+        except HttpResponseException as e:
+            if e.code == 404:
+                return PeerAnswer(server, Held.DOES_NOT_HOLD)
+            return PeerAnswer(server, Held.NO_ANSWER, f"It answered with the status {e.code}")
+        except NotRetryingDestination:
+            return PeerAnswer(server, Held.NO_ANSWER, "Synapse does not try it again yet")
+        except (RequestSendFailed, FederationDeniedError):
+            return PeerAnswer(server, Held.NO_ANSWER, "It cannot be reached, or fails")
+        except Exception:
+            return PeerAnswer(server, Held.NO_ANSWER, "Its answer makes no sense")
+        if not all(isinstance(i, str) for i in state):
+            return PeerAnswer(server, Held.NO_ANSWER, "Its answer makes no sense")
+        if len(state) > _MOST_STATE:
+            return PeerAnswer(server, Held.NO_ANSWER, "Its answer is too large")
+        return PeerAnswer(server, Held.HOLDS, state_ids=frozenset(state))
+
+    async def _backed_off(self, server: str) -> bool:
+        timings = await self._store.get_destination_retry_timings(server)
+        if timings is None:
+            return False
+        return bool(timings.retry_last_ts + timings.retry_interval > self._clock.now_ms())
+
+    async def room_of(self, event_id: str) -> tuple[str, str]:
+        """The room and the sender of an event.
+
+        Raises:
+            UnknownEvent: this server does not have it.
+        """
+        rows = await self._database.rows(
+            "room_of", "SELECT room_id, sender FROM events WHERE event_id = ?", (event_id,)
+        )
+        if not rows:
+            raise UnknownEvent(event_id)
+        room_id, sender = rows[0]
+        return room_id, sender
+
+    async def state_before(self, room_id: str, event_id: str) -> StateIds:
+        """The state before an event, as it is here.
+
+        Of a rejected event it is what is stored of it. Of another one it is what follows
+        from the events before it, since what is stored may be the state after it.
+        """
+        node = (await read_nodes(self._database, [event_id]))[event_id]
+        if node.rejected is None and node.prev_event_ids:
+            return await self._states.after(room_id, node.prev_event_ids)
+        groups = await self._reader.state_groups([event_id])
+        return await self._states.full(groups[event_id]) if event_id in groups else {}
+
+    async def keys(self, event_ids: Collection[str]) -> dict[str, StateKey]:
+        """Which entries of a state those of the events hold that are known here."""
+        rows = await self._database.rows_of(
+            "state_keys",
+            "SELECT event_id, type, state_key FROM state_events WHERE",
+            event_ids,
+            "event_id",
+        )
+        return {event_id: (type_, state_key) for event_id, type_, state_key in rows}
