@@ -93,6 +93,7 @@ EVERYWHERE = (
     ("GET", "/v1/repairs/{done}"),
     ("POST", "/v1/repairs/{done}/cancel"),
     ("POST", "/v1/repairs/{done}/undo"),
+    ("POST", "/v1/events/{x}/peers"),
 )
 OF_ROOMS = (("GET", "rejections"), ("GET", "diagnosis"), ("GET", "health"), ("POST", "repair"))
 NO_CHARACTERS = "contains characters that no identifier can have"

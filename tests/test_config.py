@@ -20,7 +20,7 @@ MODULE = "synapse_rejection_repair.RejectionRepair"
 
 # Each with the field that is to be named, and a part of the sentence.
 WRONG: list[tuple[Any, str, str]] = [
-    ({"pth": "/_x"}, "pth", "is not known; known are: alert, path"),
+    ({"pth": "/_x"}, "pth", "is not known; known are: alert, max_peers, path"),
     ({"path": "/_x", 3: 4}, "3", "is not known"),
     ({"path": 3}, "path", "must be a string"),
     ({"path": None}, "path", "must be a string"),
@@ -41,6 +41,10 @@ WRONG: list[tuple[Any, str, str]] = [
     ({"path": "/_matrix/client/v3/repair"}, "path", "must not lie below /_matrix"),
     ({"path": "/_synapse/admin/repair"}, "path", "must not lie below /_synapse/admin"),
     ({"path": "/_synapse/"}, "path", "must not lie above /_synapse/admin"),
+    *(
+        ({"max_peers": most}, "max_peers", "must be a whole number from 0 to 20")
+        for most in (-1, 21, "5", True, None)
+    ),
     ({"alert": 3}, "alert", "must be a mapping"),
     ({"alert": {"rom": "!x"}}, "alert.rom", "is not known; known are: after, room, sender"),
     *(

@@ -135,7 +135,9 @@ def _operations(world: World) -> Iterator[tuple[str, str]]:
         yield (
             method.upper(),
             template.format(
-                room_id=quoted(world.broken.room.room_id)[1:], repair_id=quoted(LEFTOVER)[1:]
+                room_id=quoted(world.broken.room.room_id)[1:],
+                repair_id=quoted(LEFTOVER)[1:],
+                event_id=quoted(world.broken.x)[1:],
             ),
         )
 
@@ -313,6 +315,12 @@ def test_diagnosis(world: World) -> None:
         "servers": {world.pair.a.name: len(cascade)},
     }
     assert diagnosis["still_flowing"] == [world.pair.b.name]
+    asked = judge.ok("POST", "/v1/events" + quoted(incident.x, "peers"), {"peers": 3})
+    assert asked["peers"]["servers"] == [
+        {"server": world.pair.a.name, "answer": "holds", "error": None}
+    ]
+    with_peers = judge.ok("GET", path(incident.room.room_id, "diagnosis"), peers="1")
+    assert with_peers["roots"] == [{**root, "peers": asked["peers"]}]
 
     diagnosis = judge.ok("GET", path(world.hostile.room_id, "diagnosis"))
     (root,) = diagnosis["roots"]
@@ -622,6 +630,7 @@ def test_bad_requests(world: World) -> None:
     judge.refused(404, "M_NOT_FOUND", "GET", gone)
     judge.refused(404, "M_NOT_FOUND", "POST", gone + "/cancel")
     judge.refused(404, "M_NOT_FOUND", "POST", gone + "/undo")
+    judge.refused(404, "M_NOT_FOUND", "POST", "/v1/events/%24unknown/peers")
 
 
 @with_pair
