@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -280,27 +279,6 @@ def test_cancelled_and_gone_on_with(world: OldWorld) -> None:
     assert rest["imported"] == len(theirs - before) - job["imported"]
     compare(world, theirs, theirs - before)
     read_back(world)
-
-
-def test_killed_and_gone_on_with(tmp_path: Path) -> None:
-    with old_world(tmp_path, "11", messages=100) as world:
-        theirs, before = accepted(world.a, world.room_id), accepted(world.b, world.room_id)
-        job = world.import_room(wait=False, events_per_second=100)
-        for _ in range(2):
-            done = world.bob.repair_api("GET", job_path(job["import_id"]))["imported"]
-            more = partial(_has_imported, world, job["import_id"], done + 1)
-            wait_for(more, what="the import to go on")
-            world.b.kill()
-            world.b.start()
-        job = finished(world.bob, job["import_id"])
-        assert (job["status"], job["skipped"]) == ("complete", {})
-        assert job["imported"] == len(theirs - before)
-        compare(world, theirs, theirs - before)
-        read_back(world)
-
-
-def _has_imported(world: OldWorld, job_id: str, count: int) -> bool:
-    return bool(world.bob.repair_api("GET", job_path(job_id))["imported"] >= count)
 
 
 def test_a_third_server_gets_the_history_from_us(tmp_path: Path) -> None:
