@@ -44,6 +44,8 @@ class PostgresConnection:
                 rows: list[tuple[Any, ...]] = cursor.fetchall()
                 return rows
         except psycopg2.Error as e:
+            if self._connection.closed:
+                raise ConnectionFailed("PostgreSQL has ended the connection") from None
             raise _failure(e) from None
 
     def columns(self, table: str) -> set[str]:

@@ -77,6 +77,8 @@ def _failure(error: sqlite3.Error) -> ConnectionFailed:
         return ConnectionFailed("it is locked by another program")
     if "not a database" in text:
         return ConnectionFailed("its file is no SQLite database")
-    if "malformed" in text or "disk I/O" in text:
+    # A file that is cut down to nothing is an empty database; that there were tables, who opened
+    # it has seen.
+    if any(words in text for words in ("malformed", "disk I/O", "no such table")):
         return ConnectionFailed("its file is damaged or truncated")
     return ConnectionFailed(f"SQLite refuses with {type(error).__name__}")

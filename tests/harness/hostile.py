@@ -13,7 +13,7 @@ import requests
 from canonicaljson import encode_canonical_json
 from signedjson.key import read_signing_keys
 from signedjson.sign import sign_json
-from synapse.api.room_versions import KNOWN_ROOM_VERSIONS
+from synapse.api.room_versions import KNOWN_ROOM_VERSIONS, EventFormatVersions
 from synapse.crypto.event_signing import add_hashes_and_signatures
 from synapse.event_auth import auth_types_for_event
 from synapse.events import make_event_from_dict
@@ -38,7 +38,7 @@ class HostilePeer:
 
         Args:
             server: Server A, which must be in the room; its key, and its database.
-            room_id: The room, of version 3 or newer.
+            room_id: The room.
         """
         self.server = server
         self.room_id = room_id
@@ -89,6 +89,11 @@ class HostilePeer:
         if state_key is not None:
             event["state_key"] = state_key
         event["auth_events"] = self._auth_events(event) if auth_events is None else [*auth_events]
+        if self.version.event_format == EventFormatVersions.ROOM_V1_V2:
+            event["event_id"] = self._new_id()
+            # Nobody checks the hashes in these pairs.
+            for field in ("prev_events", "auth_events"):
+                event[field] = [[event_id, {"sha256": ""}] for event_id in event[field]]
         self.sign(event)
         return event, self.event_id(event)
 
@@ -179,13 +184,19 @@ class HostilePeer:
         return {(type, state_key): event_id for type, state_key, event_id in rows}
 
     def _auth_events(self, event: JsonDict) -> list[str]:
-        unsigned = make_event_from_dict({**event, "hashes": {}, "signatures": {}}, self.version)
-        wanted = set(auth_types_for_event(self.version, unsigned))
+        unsigned = {**event, "hashes": {}, "signatures": {}}
+        if self.version.event_format == EventFormatVersions.ROOM_V1_V2:
+            unsigned |= {"event_id": self._new_id(), "prev_events": []}
+        drafted = make_event_from_dict(unsigned, self.version)
+        wanted = set(auth_types_for_event(self.version, drafted))
         if self.version.msc4291_room_ids_as_hashes:
             # The room's id is the create event's hash: nobody cites it.
             wanted.discard(("m.room.create", ""))
         state = self.current_state()
         return [state[key] for key in sorted(wanted) if key in state]
+
+    def _new_id(self) -> str:
+        return f"${uuid.uuid4().hex}:{self.server.name}"
 
     def _depth(self, event_ids: Sequence[str]) -> int:
         marks = ",".join("?" for _ in event_ids)

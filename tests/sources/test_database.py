@@ -281,6 +281,42 @@ def test_damaged_files(tmp_path: Path) -> None:
     assert str(tmp_path) not in str(error.value)
 
 
+@pytest.mark.parametrize("journal_mode", ["DELETE", "WAL"])
+@pytest.mark.parametrize("left", [0, 100, 4096])
+def test_files_that_are_cut_while_they_are_read(
+    tmp_path: Path, journal_mode: str, left: int
+) -> None:
+    old = Old()
+    old.statements.insert(0, f"PRAGMA journal_mode = {journal_mode}")
+    for number in range(200):
+        old.event(f"$event{number}", number, number + 1)
+    place = tmp_path / "old.db"
+    database = old.opened_on(place)
+    assert len(database.history("!r:x", BEGINNING, 10)) == 10
+    whole = place.read_bytes()
+    os.truncate(place, left)
+    with pytest.raises(ConnectionFailed, match="damaged or truncated"):
+        database.history("!r:x", Position(9, 10), 10)
+    database.close()
+    place.write_bytes(whole)
+    database = SourceDatabase(SqliteConnection(str(place)))
+    assert ids(database.history("!r:x", Position(9, 10), 1)) == ["$event10"]
+
+
+@pytest.mark.postgres
+def test_connections_that_are_ended_while_they_are_read(postgres: Postgres) -> None:
+    place = postgres.create_database()
+    database = Old().opened_on(place)
+    place.query(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    for _ in range(2):
+        with pytest.raises(ConnectionFailed, match="has ended the connection"):
+            database.rooms()
+    database.close()
+
+
 @pytest.mark.parametrize(
     ("sql", "words"),
     [

@@ -1,0 +1,155 @@
+"""Imports whose server is killed, or whose source goes away, and what becomes of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness.brake import brake
+from tests.harness.braked import PERSIST
+from tests.harness.client import MatrixError
+from tests.harness.compare import inconsistencies
+from tests.harness.config import Module
+from tests.harness.database import SqliteDatabase
+from tests.harness.postgres import Postgres
+from tests.harness.server import Server
+from tests.harness.waiting import wait_for
+from tests.oldworld import (
+    OldWorld,
+    accepted,
+    finished,
+    job_path,
+    old_world,
+    sources,
+)
+from tests.test_import import compare, database, read_back
+
+DATABASES = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
+
+
+def loads_brake(control: Path, a: Server) -> list[Module]:
+    return [
+        {"module": "tests.harness.brake.Brake", "config": {"control": str(control)}},
+        *sources(old=a.database.synapse_config()),
+    ]
+
+
+@pytest.mark.parametrize("kind", DATABASES)
+def test_killed_and_gone_on_with(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
+    control = tmp_path / "brake.json"
+    with old_world(
+        tmp_path,
+        "11",
+        b_database=database(request, kind),
+        modules=lambda a: loads_brake(control, a),
+    ) as world:
+        theirs, before = accepted(world.a, world.room_id), accepted(world.b, world.room_id)
+        arrived = 0
+        import_id = ""
+        for nth, moment in ((1, "before"), (1, "after"), (2, "before"), (2, "after")):
+            brake(control, {"transaction": PERSIST, "nth": nth, "kill": moment})
+            if import_id:
+                world.b.start()
+            else:
+                import_id = world.import_room(wait=False, events_per_second=20)["import_id"]
+            wait_for(lambda: not world.b.running, what="B to be killed")
+            world.b.kill()
+            stored = len(accepted(world.b, world.room_id) - before)
+            assert (stored == arrived) is ((nth, moment) == (1, "before"))
+            assert noted(world.b, import_id) == stored
+            assert inconsistencies(world.b, world.room_id) == {}
+            arrived = stored
+        assert arrived < len(theirs - before), "the import was over already"
+        world.b.start()
+        job = finished(world.bob, import_id)
+        assert (job["status"], job["skipped"]) == ("complete", {})
+        assert job["imported"] == len(theirs - before)
+        compare(world, theirs, theirs - before)
+        read_back(world)
+
+
+def noted(server: Server, import_id: str) -> int:
+    """How many events a stopped server's job says that it has imported."""
+    sql = "SELECT progress FROM rejection_repair_jobs WHERE job_id = ?"
+    return int(json.loads(server.database.value(sql, import_id))["imported"])
+
+
+def test_a_file_that_is_cut_or_gone_in_mid_import(tmp_path: Path) -> None:
+    with old_world(tmp_path, "11") as world:
+        theirs, before = accepted(world.a, world.room_id), accepted(world.b, world.room_id)
+        assert isinstance(world.a.database, SqliteDatabase)
+        file = world.a.database.path
+        whole = file.read_bytes()
+        for left in (len(whole) // 2, 0):
+            with interrupted(world, "damaged or truncated"):
+                os.truncate(file, left)
+            file.write_bytes(whole)
+        with interrupted(world, "not there"):
+            # Who has it open reads on; only a new start looks for it.
+            file.rename(tmp_path / "away.db")
+            world.b.restart()
+        (tmp_path / "away.db").rename(file)
+        brought_to_an_end(world, theirs, before)
+
+
+@pytest.mark.postgres
+def test_a_database_server_that_dies_in_mid_import(tmp_path: Path) -> None:
+    cluster = Postgres()
+    try:
+        cluster.start()
+        with old_world(tmp_path, "11", a_database=cluster.create_database()) as world:
+            theirs, before = accepted(world.a, world.room_id), accepted(world.b, world.room_id)
+            with interrupted(world, "has ended the connection"):
+                cluster.kill()
+            cluster.start()
+            brought_to_an_end(world, theirs, before)
+    finally:
+        cluster.close()
+
+
+@contextmanager
+def interrupted(world: OldWorld, words: str) -> Iterator[None]:
+    """Begins an import whose source the body takes away, and sees how it fails."""
+    bob, room_id = world.bob, world.room_id
+    import_id = world.import_room(wait=False, events_per_second=10)["import_id"]
+
+    def status() -> dict[str, Any]:
+        job: dict[str, Any] = bob.repair_api("GET", job_path(import_id))
+        return job
+
+    wait_for(lambda: status()["imported"], what="the import to get going")
+    yield
+    job = finished(bob, import_id)
+    assert job["status"] == "failed"
+    assert 0 < job["imported"] < job["total"]
+    assert job["error"].startswith("Source 'old' cannot be read: ")
+    assert words in job["error"]
+    with pytest.raises(MatrixError, match=r"cannot be read|is refused") as error:
+        world.dry_run()
+    assert error.value.status == 409
+    secrets = [str(v) for v in world.a.database.synapse_config()["args"].values() if "/" in str(v)]
+    assert secrets
+    for secret in secrets:
+        assert secret not in job["error"] + str(error.value) + world.b.log_text()
+    assert inconsistencies(world.b, room_id) == {}
+    # Whatever of it is here, nobody who reads the room runs into an error.
+    seen = [e["event_id"] for e in bob.messages(room_id)]
+    assert [i for i in world.order if i in seen] == seen
+    bob.sync()
+    assert bob.context(room_id, seen[-1])["event"]["event_id"] == seen[-1]
+
+
+def brought_to_an_end(world: OldWorld, theirs: set[str], before: set[str]) -> None:
+    came = accepted(world.b, world.room_id) - before
+    job = world.import_room()
+    assert (job["status"], job["skipped"]) == ("complete", {})
+    assert job["imported"] == len(theirs - before - came)
+    compare(world, theirs, theirs - before)
+    read_back(world)
+    assert world.b.errors_in_log() == []
