@@ -417,7 +417,7 @@ class Talker:
                 else:
                     sent = self._user.send_message(self._room_id, f"Meanwhile {number}")
                 self.sent.append(sent)
-                time.sleep(0.4)
+                time.sleep(0.8)
         except Exception as e:
             self.error = e
 
@@ -431,7 +431,7 @@ def test_traffic_meanwhile(braked: Braked) -> None:
     wait_for(lambda: dora.user_id in room.bob.members(r), what="B to see dora")
     damage = make_damage(room, SMALL)
     # The repair alone is slowed down: Synapse drops what comes in faster than it is stored.
-    brake(braked.control, {"transaction": "rejection_repair_save_job", "seconds": 0.4})
+    brake(braked.control, {"transaction": "rejection_repair_save_job", "seconds": 0.2})
     talkers = [Talker(user, r) for user in (room.alice, dora, room.bob, room.carol)]
     for talker in talkers:
         talker.start()
