@@ -36,8 +36,8 @@ CASES = [
 def _calls() -> Iterator[tuple[str, str]]:
     """Every operation of the document, and what is none."""
     for path, method, _ in Contract().operations():
-        ids = {"room_id": "!room:example.org", "repair_id": "id", "import_id": "id", "name": "old"}
-        yield method.upper(), path.format(**ids)
+        ids = {"repair_id": "id", "import_id": "id", "name": "old", "event_id": "$event"}
+        yield method.upper(), path.format(room_id="!room:example.org", **ids)
     yield "HEAD", "/v1/rooms"
     yield "DELETE", "/v1/rooms"
     yield "GET", "/v1/nothing"

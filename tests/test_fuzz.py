@@ -26,7 +26,7 @@ from tests.harness.process import REPOSITORY
 from tests.harness.server import Server
 from tests.oldworld import OldRoom, begin, come_late, live, sources
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "15"))
 
 schema = schemathesis.openapi.from_path(str(REPOSITORY / "docs" / "openapi.yaml"))
 

@@ -471,7 +471,9 @@ _OWN_LIFE = frozenset(
         "monthly_active_users",
         "user_daily_visits",
         "user_ips",
-        # What Synapse does by itself, on its own time.
+        # What the watch notes, and what Synapse does by itself, on their own time.
+        "rejection_repair_alerts",
+        "rejection_repair_seen",
         "background_updates",
         "destinations",
         "device_lists_stream",
@@ -487,6 +489,8 @@ _OWN_LIFE = frozenset(
         "room_stats_state",
         "stats_incremental_position",
         "stream_positions",
+        "user_directory",
+        "user_directory_search",
         "user_stats_current",
         "worker_locks",
         "worker_read_write_locks",
@@ -505,7 +509,8 @@ def _tables(database: Database) -> Iterator[str]:
     if isinstance(database, PostgresDatabase):
         sql = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
     for (name,) in database.query(sql):
-        if name not in _OWN_LIFE:
+        # The temporary ones are those of Synapse's background updates.
+        if name not in _OWN_LIFE and not name.startswith("_temp_"):
             yield name
 
 
