@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.harness.braked import Braked, braked_pair
 from tests.harness.database import Database
 from tests.harness.federation import Pair, running
 from tests.harness.flavours import Flavour
@@ -63,6 +64,16 @@ def pair(
     )
     with running(a, b):
         yield Pair(a, b)
+
+
+@pytest.fixture(scope="module")
+def braked(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Braked]:
+    flavour: Flavour = getattr(request, "param", None) or Flavour()
+    postgres = request.getfixturevalue("postgres") if flavour.database == "postgres" else None
+    with braked_pair(tmp_path_factory.mktemp("braked"), postgres) as made:
+        yield made
 
 
 @pytest.fixture

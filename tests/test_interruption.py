@@ -20,7 +20,6 @@ from tests.harness.client import Client, JsonDict, MatrixError
 from tests.harness.damage import Damage, assert_whole, make_damage
 from tests.harness.database import SqliteDatabase
 from tests.harness.federation import Room
-from tests.harness.flavours import Flavour
 from tests.harness.hostile import HostilePeer, grab
 from tests.harness.losing import everywhere, lose_message, lose_state
 from tests.harness.postgres import Postgres
@@ -35,21 +34,6 @@ CURRENT_STATE = "update_current_state"
 TABLES = "rejection_repair_create_tables"
 LARGE = 240
 SMALL = 40
-
-
-@pytest.fixture(scope="module")
-def braked(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Braked]:
-    flavour: Flavour = getattr(request, "param", None) or Flavour()
-    postgres = request.getfixturevalue("postgres") if flavour.database == "postgres" else None
-    with braked_pair(tmp_path_factory.mktemp("braked"), postgres) as made:
-        yield made
-
-
-BOTH_DATABASES = pytest.mark.parametrize(
-    "braked", [flavours.NEWEST, flavours.POSTGRES], indirect=True
-)
 
 
 @dataclass(frozen=True)
@@ -229,7 +213,7 @@ def motley(room: Room) -> Motley:
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-@BOTH_DATABASES
+@flavours.BOTH_DATABASES
 def test_killed_at_all_that_is_not_receiving(braked: Braked, moment: str) -> None:
     # Whatever is written after the first kill, a resumed job has written.
     left = motley(braked.pair.room("12"))
@@ -254,7 +238,7 @@ def test_killed_at_all_that_is_not_receiving(braked: Braked, moment: str) -> Non
     assert compare.database_facets(room, room.b) == facets
 
 
-@BOTH_DATABASES
+@flavours.BOTH_DATABASES
 def test_killed_while_the_tables_are_made(braked: Braked) -> None:
     b, room = braked.pair.b, braked.pair.room("12")
     lost = lose_message(room, "Lost")
@@ -422,7 +406,7 @@ class Talker:
             self.error = e
 
 
-@BOTH_DATABASES
+@flavours.BOTH_DATABASES
 def test_traffic_meanwhile(braked: Braked) -> None:
     room = braked.pair.room("10")
     r = room.room_id

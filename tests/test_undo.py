@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.harness import compare, flavours
-from tests.harness.braked import Braked, braked_pair
+from tests.harness.braked import Braked
 from tests.harness.client import Client, JsonDict, MatrixError, quoted
 from tests.harness.damage import assert_whole, make_damage
 from tests.harness.federation import Room
@@ -19,6 +18,8 @@ from tests.harness.repairing import diagnosis, dry_run, finished, health, progre
 from tests.openapi import Contract, Judge
 
 UNDO = "rejection_repair_undo"
+BUMP = "rejection_repair_undo_bump"
+CURRENT_STATE = "update_current_state"
 LENGTH = 160
 
 _OWN = (
@@ -33,21 +34,6 @@ _OWN = (
     "event_relations",
     "redactions",
     "event_labels",
-)
-
-
-@pytest.fixture(scope="module")
-def braked(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Braked]:
-    flavour: Flavour = getattr(request, "param", None) or Flavour()
-    postgres = request.getfixturevalue("postgres") if flavour.database == "postgres" else None
-    with braked_pair(tmp_path_factory.mktemp("undo"), postgres) as made:
-        yield made
-
-
-BOTH_DATABASES = pytest.mark.parametrize(
-    "braked", [flavours.NEWEST, flavours.POSTGRES], indirect=True
 )
 
 
@@ -110,7 +96,7 @@ def assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
     assert differ == {}
 
 
-@BOTH_DATABASES
+@flavours.BOTH_DATABASES
 def test_the_room_is_as_it_was(braked: Braked) -> None:
     room = braked.pair.room("11")
     lost = make_damage(room, 40).lost
@@ -202,29 +188,36 @@ def test_what_cannot_be_undone(braked: Braked) -> None:
 
 
 @pytest.mark.parametrize(
-    ("braked", "nth", "moment"),
+    ("braked", "transaction", "nth", "moment"),
     [
-        pytest.param(Flavour(), 1, "before"),
-        pytest.param(Flavour(), 1, "after"),
-        pytest.param(Flavour(), 2, "before"),
-        pytest.param(Flavour(database="postgres"), 1, "after", marks=pytest.mark.postgres),
+        pytest.param(Flavour(), UNDO, 1, "before"),
+        pytest.param(Flavour(), UNDO, 1, "after"),
+        pytest.param(Flavour(), UNDO, 2, "before"),
+        pytest.param(Flavour(), BUMP, 1, "before"),
+        pytest.param(Flavour(), CURRENT_STATE, 1, "before"),
+        pytest.param(Flavour(database="postgres"), UNDO, 1, "after", marks=pytest.mark.postgres),
     ],
     indirect=["braked"],
 )
-def test_a_killed_undo_goes_on_by_itself(braked: Braked, nth: int, moment: str) -> None:
+def test_a_killed_undo_goes_on_by_itself(
+    braked: Braked, transaction: str, nth: int, moment: str
+) -> None:
     room = braked.pair.room("11")
     damage = make_damage(room, LENGTH)
     before = facts(room)
     repaired = repair(room.bob, room.room_id)
-    braked.kill_in(UNDO, nth, moment)
+    braked.kill_in(transaction, nth, moment)
     room.bob.repair_api(
         "POST", "/repairs" + quoted(repaired["repair_id"], "undo"), {"dry_run": False}
     )
     braked.wait_dead()
     braked.release()
     left = room.b.rejected(room.room_id)
-    assert bool(left) is ((nth, moment) != (1, "before"))
-    assert left < damage.lost, "it was over already"
+    if transaction == UNDO:
+        assert bool(left) is ((nth, moment) != (1, "before"))
+        assert left < damage.lost, "it was over already"
+    else:
+        assert left == damage.lost, "all was to be put back by then"
     assert compare.extremities(room.b, room.room_id), "a room must never be without any"
     room.b.start()
     (job,) = (

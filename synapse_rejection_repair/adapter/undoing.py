@@ -94,7 +94,7 @@ class JournalReader:
         )
         found = {i for i, received_ts in following if received_ts >= since}
         found.update(i for i, auth_id in citing if auth_id in received)
-        return sorted(found - events.keys())
+        return sorted(found - received)
 
 
 class SynapseUndoWriter:
@@ -187,8 +187,10 @@ class SynapseUndoWriter:
         )
         indexed = [i for i in event_ids if Action.INDEX in events[i]]
         journal(txn, job.job_id, UNDO, now, [(i, {}) for i in indexed])
-        for event_id in indexed:
-            txn.execute("DELETE FROM event_search WHERE event_id = ?", (event_id,))
+        if indexed:
+            # In one statement: SQLite's search table has no index on event ids.
+            marks = ", ".join("?" for _ in indexed)
+            txn.execute(f"DELETE FROM event_search WHERE event_id IN ({marks})", indexed)
         # Every process may have cached any of it.
         self._store._invalidate_caches_for_room_events_and_stream(txn, job.room_id)
 
@@ -267,10 +269,12 @@ def _mend_threads(txn: LoggingTransaction, room_id: str, event_ids: Sequence[str
         )
         latest = txn.fetchone()
         if latest is None:
-            txn.execute("DELETE FROM threads WHERE thread_id = ?", (thread_id,))
+            txn.execute(
+                "DELETE FROM threads WHERE room_id = ? AND thread_id = ?", (room_id, thread_id)
+            )
             continue
         txn.execute(
             "UPDATE threads SET latest_event_id = ?, topological_ordering = ?,"
-            " stream_ordering = ? WHERE thread_id = ?",
-            (*latest, thread_id),
+            " stream_ordering = ? WHERE room_id = ? AND thread_id = ?",
+            (*latest, room_id, thread_id),
         )

@@ -37,3 +37,6 @@ OLDEST = Flavour(b="oldest").param()
 POSTGRES = Flavour(database="postgres").param()
 
 ALL = (NEWEST, OLDEST, POSTGRES)
+
+BOTH_DATABASES = pytest.mark.parametrize("braked", [NEWEST, POSTGRES], indirect=True)
+"""For tests that ask for the `braked` pair."""
