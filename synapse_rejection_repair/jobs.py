@@ -35,6 +35,9 @@ Not for ever: an event that Synapse fails at stays on its way in.
 _FREE_PASSES = 2
 """How many passes let others write to the room between planning and the plan's end."""
 
+_OVERTAKEN = 2 * _CHUNK
+"""How many events are stored at most while a room's other writes wait."""
+
 _FRUITLESS_PASSES = 3
 """After how many passes without a single step carried out a job gives up."""
 
@@ -139,7 +142,7 @@ class RepairRunner:
                 state_changes=job.progress.state_changes or plan.state_changes,
             )
             if not plan.idle and not job.cancel_requested:
-                if passes >= _FREE_PASSES and not _stores(plan):
+                if passes >= _FREE_PASSES and _stored_by(plan) <= _OVERTAKEN:
                     job, plan, carried_out = await self._overtake(job)
                 else:
                     job, carried_out = await self._carry_out(job, plan)
@@ -161,18 +164,19 @@ class RepairRunner:
             await self._settle(job)
 
     async def _overtake(self, job: RepairJob) -> tuple[RepairJob, Plan, int]:
-        """Makes and carries out a new plan while the room's writes wait, if it only mends states.
+        """Makes and carries out a new plan while the room's writes wait.
 
-        In a room that never rests, what arrives while a plan is made follows events whose
-        states are yet to be mended, and takes over their old ones: no pass would be the last.
+        In a room that never rests, what arrives while a plan is made cites events that are
+        yet to be accepted, or follows some whose states are yet to be mended: no pass would
+        be the last. What waits is looked at again before it is stored.
         """
         done: tuple[RepairJob, Plan, int] | None = None
 
         async def mend() -> Plan:
             nonlocal done
             plan = await self._plan(job)
-            carried_out = (job, 0) if _stores(plan) else await self._carry_out(job, plan)
-            done = carried_out[0], plan, carried_out[1]
+            done_now, carried_out = await self._carry_out(job, plan)
+            done = done_now, plan, carried_out
             return plan
 
         await self.writer.finish_after(job.room_id, mend)
@@ -257,9 +261,9 @@ def chunks(steps: Sequence[Step]) -> Iterator[list[Step]]:
             yield alike[start : start + _CHUNK]
 
 
-def _stores(plan: Plan) -> bool:
-    """Whether a plan has events stored anew, and not only what others have of them mended."""
-    return any(
+def _stored_by(plan: Plan) -> int:
+    """How many events a plan has stored anew, beside those that it only mends."""
+    return sum(
         s.action is Action.RECEIVE or (s.action is Action.REJECT and s.node.damaged)
         for s in plan.steps
     )

@@ -162,10 +162,10 @@ class RoomWriter(Protocol):
         """Brings forward extremities and current state in line with the accepted events."""
 
     async def finish_after(self, room_id: str, work: Callable[[], Awaitable[Plan]]) -> None:
-        """Likewise, once `work` has given its plan; meanwhile nothing is stored in the room."""
+        """Likewise, once `work` has given its plan; meanwhile nobody else stores in the room."""
 
     def attending(self, room_id: str) -> AbstractContextManager[None]:
-        """While it lasts, what arrives in the room takes the mended states of what it follows."""
+        """While it lasts, what arrives in the room is looked at again before it is stored."""
 
 
 class UndoReader(Protocol):

@@ -14,6 +14,7 @@ from synapse.server import HomeServer
 from synapse_rejection_repair.adapter.arrivals import ArrivalHooks
 from synapse_rejection_repair.adapter.checker import EventChecker
 from synapse_rejection_repair.adapter.clock import ReactorClock
+from synapse_rejection_repair.adapter.contexts import EventContexts
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.defects import DefectScan
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
@@ -102,7 +103,8 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         rest = _REST_SHARED if database.shared_connection else _REST
         arrivals = ArrivalHooks(hs)
         mending = RoomMending(hs, database, reader, hooks)
-        writer = SynapseWriter(hs, database, reader, states, hooks, mending, arrivals, clock)
+        contexts = EventContexts(hs, reader, states)
+        writer = SynapseWriter(hs, database, reader, contexts, hooks, mending, arrivals, clock)
         undo_writer = SynapseUndoWriter(hs, database, reader, history, mending, clock)
         undoing = Undoing(store, undo_planner, undo_writer, clock)
         runner = RepairRunner(store, reader, planner, writer, make_checker, undoing, clock, rest)

@@ -362,7 +362,7 @@ def test_a_cancelled_repair_leaves_the_room_consistent(rewound: Rewound, deliver
 
 
 class Talker:
-    """A user who sends without a pause, in a thread."""
+    """A user who sends without a pause, in a thread; every second event is cited by later ones."""
 
     def __init__(self, user: Client, room_id: str) -> None:
         # A session of its own: it is used from another thread.
@@ -392,8 +392,7 @@ class Talker:
         try:
             while not self._stopped.is_set():
                 number = len(self.sent)
-                if number % 4 == 3:
-                    # Only those may who are alice, or members: everybody names themselves.
+                if number % 2:
                     profile = {"membership": "join", "displayname": f"{number}"}
                     sent = self._user.send_state(
                         self._room_id, "m.room.member", profile, self._user.user_id
@@ -401,7 +400,7 @@ class Talker:
                 else:
                     sent = self._user.send_message(self._room_id, f"Meanwhile {number}")
                 self.sent.append(sent)
-                time.sleep(0.8)
+                time.sleep(0.4)
         except Exception as e:
             self.error = e
 
@@ -415,7 +414,7 @@ def test_traffic_meanwhile(braked: Braked) -> None:
     wait_for(lambda: dora.user_id in room.bob.members(r), what="B to see dora")
     damage = make_damage(room, SMALL)
     # The repair alone is slowed down: Synapse drops what comes in faster than it is stored.
-    brake(braked.control, {"transaction": "rejection_repair_save_job", "seconds": 0.2})
+    brake(braked.control, {"transaction": "rejection_repair_save_job", "seconds": 0.4})
     talkers = [Talker(user, r) for user in (room.alice, dora, room.bob, room.carol)]
     for talker in talkers:
         talker.start()

@@ -46,6 +46,11 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ),
     (
         "synapse.storage.controllers.persist_events",
+        "_EventPeristenceQueue.add_to_queue",
+        ("room_id", "task"),
+    ),
+    (
+        "synapse.storage.controllers.persist_events",
         "EventsPersistenceStorageController._update_current_state",
         ("room_id", "_task"),
     ),
@@ -206,7 +211,12 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "synapse.handlers.federation_event",
         "FederationEventHandler._check_event_auth",
-        ("event", "context"),
+        ("origin", "event", "context"),
+    ),
+    (
+        "synapse.handlers.federation_event",
+        "FederationEventHandler._check_for_soft_fail",
+        ("event", "context", "origin"),
     ),
     (
         "synapse.handlers.federation_event",

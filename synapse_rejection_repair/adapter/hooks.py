@@ -1,7 +1,8 @@
-"""Four places inside Synapse's event persistence at which a repair takes part in its work.
+"""Five places inside Synapse's event persistence at which a repair takes part in its work.
 
 All are methods of one object on the process that writes a room's events, wrapped on
-that object. For events that no repair has announced, three only look into an empty dict.
+that object. For rooms and events that no repair has announced, they only look into an empty
+collection.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ class PersistenceHooks:
     """Lets a repair act in Synapse's own transaction and in its own queue of a room's writes.
 
     Wraps `PersistEventsStore._persist_events_txn` and, of
-    `EventsPersistenceStorageController`, `_persist_event_batch`, `_update_current_state` and
-    `_get_new_state_after_events` (read in Synapse 1.151.0 and 1.163.2).
+    `EventsPersistenceStorageController`, `_persist_event_batch`, `_update_current_state`,
+    `_get_new_state_after_events` and `add_to_queue` of its `_EventPeristenceQueue` (read in
+    Synapse 1.151.0 and 1.163.2).
 
-    The last one refuses a batch of accepted events with a rejected one among them, though
-    Synapse itself batches what waits to be stored: a repair, which many events wait for,
-    would fail, and lose what others send to the room, wherever one of those is rejected.
+    `_get_new_state_after_events` refuses a batch of accepted events with a rejected one
+    among them, though Synapse itself batches what waits to be stored: a repair, which many
+    events wait for, would fail, and lose what others send to the room, wherever one of
+    those is rejected.
 
     Args:
         hs: a homeserver process that writes events.
@@ -43,6 +46,7 @@ class PersistenceHooks:
         self._announced: dict[str, TakeAway] = {}
         self._before_state: dict[str, Callable[[], Awaitable[None]]] = {}
         self._attended: dict[str, Renew] = {}
+        self._held: set[str] = set()
 
         persist_events = hs.get_datastores().persist_events
         controller = hs.get_storage_controllers().persistence
@@ -53,10 +57,12 @@ class PersistenceHooks:
         self._persist_batch = controller._persist_event_batch
         self._update_state = controller._update_current_state
         self._get_new_state = controller._get_new_state_after_events
+        self._add = controller._event_persist_queue.add_to_queue
         persist_events._persist_events_txn = self._persist_events_txn  # type: ignore[method-assign]
         controller._persist_event_batch = self._persist_event_batch  # type: ignore[method-assign]
         controller._update_current_state = self._update_current_state  # type: ignore[method-assign,assignment]
         controller._get_new_state_after_events = self._get_new_state_after_events  # type: ignore[method-assign]
+        controller._event_persist_queue.add_to_queue = self._add_to_queue  # type: ignore[method-assign]
 
     @contextmanager
     def storing_anew(self, event_ids: Collection[str], take_away: TakeAway) -> Iterator[None]:
@@ -80,7 +86,7 @@ class PersistenceHooks:
 
         Args:
             room_id: the room.
-            renew: gives the state to store an event with, of the event, the one that it
+            renew: gives the context to store an event with, of the event, the one that it
                 came with, and the state groups of those before it in its batch.
         """
         self._attended[room_id] = renew
@@ -94,7 +100,7 @@ class PersistenceHooks:
     ) -> None:
         """Recomputes a room's current state, doing something else first.
 
-        Meanwhile none of the room's events is being stored.
+        Meanwhile none of the room's events is being stored, but for those of `storing_anew`.
 
         Args:
             room_id: the room.
@@ -138,8 +144,20 @@ class PersistenceHooks:
     async def _update_current_state(self, room_id: str, task: Any) -> None:
         before = self._before_state.pop(room_id, None)
         if before is not None:
-            await before()
+            self._held.add(room_id)
+            try:
+                await before()
+            finally:
+                self._held.discard(room_id)
         await self._update_state(room_id, task)
+
+    async def _add_to_queue(self, room_id: str, task: Any) -> Any:
+        if room_id in self._held:
+            pairs = getattr(task, "events_and_contexts", ())
+            if pairs and all(event.event_id in self._announced for event, _ in pairs):
+                # The queue waits for the repair: the repair cannot wait for the queue.
+                return await self._persist_batch(room_id, task)
+        return await self._add(room_id, task)
 
     async def _get_new_state_after_events(
         self,

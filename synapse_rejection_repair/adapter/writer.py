@@ -14,17 +14,19 @@ from synapse.types.state import StateFilter
 
 from synapse_rejection_repair.adapter.arrivals import ArrivalHooks
 from synapse_rejection_repair.adapter.checker import EventChecker
+from synapse_rejection_repair.adapter.contexts import EventContexts
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.door import PersistenceDoor
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.mending import RoomMending
+from synapse_rejection_repair.adapter.newcomers import Newcomers
 from synapse_rejection_repair.adapter.reader import SynapseReader
 from synapse_rejection_repair.adapter.takeaway import TakenAway, journal, take_away
 from synapse_rejection_repair.domain.imports import lowest_of
 from synapse_rejection_repair.domain.model import StateIds, StateKey, Verdict
 from synapse_rejection_repair.domain.plan import Action, Plan, Step
 from synapse_rejection_repair.domain.repair import RepairJob
-from synapse_rejection_repair.ports import Checker, Clock, StateLookup, StateReader
+from synapse_rejection_repair.ports import Checker, Clock, StateLookup
 
 
 class SynapseWriter:
@@ -34,7 +36,7 @@ class SynapseWriter:
         hs: a homeserver process that writes events.
         database: its main database.
         reader: reads rooms.
-        states: resolves states.
+        contexts: computes the states before and after events.
         hooks: into Synapse's persistence.
         mending: brings rooms in line in the end.
         arrivals: gives events the stream orderings that were set aside for them.
@@ -46,20 +48,19 @@ class SynapseWriter:
         hs: HomeServer,
         database: Database,
         reader: SynapseReader,
-        states: StateReader,
+        contexts: EventContexts,
         hooks: PersistenceHooks,
         mending: RoomMending,
         arrivals: ArrivalHooks,
         clock: Clock,
     ) -> None:
-        self._storage = hs.get_storage_controllers()
         self._stores = hs.get_datastores()
         self._store = self._stores.main
-        self._state_handler = hs.get_state_handler()
         self._door = PersistenceDoor(hs)
         self._database = database
         self._reader = reader
-        self._states = states
+        self._contexts = contexts
+        self._newcomers = Newcomers(hs, contexts)
         self._hooks = hooks
         self._mending = mending
         self._arrivals = arrivals
@@ -108,11 +109,13 @@ class SynapseWriter:
             for step in steps:
                 node = step.node
                 event = checker.event(node.event_id)
-                if any(e.is_state() for e, _ in pairs) and await self._merges(event, known):
+                if any(e.is_state() for e, _ in pairs) and await self._contexts.merges(
+                    event, known
+                ):
                     # Synapse resolves states with the events as they are stored, so those
                     # of this batch have to be stored first.
                     break
-                context = await self._context(job.room_id, event, known, checker)
+                context = await self._contexts.of(event, known, checker)
                 lookup = None if node.outlier else _lookup(context, looked_up)
                 verdict = await checker.check(node, lookup, force=node.event_id in force)
                 decided.append((step, verdict))
@@ -133,9 +136,7 @@ class SynapseWriter:
             if pairs:
                 await self._store_anew(job, steps, pairs)
         except BaseException:
-            # The groups were made known before the events were stored: see _compute.
-            for event_id in known:
-                self._store._get_state_group_for_event.invalidate((event_id,))
+            self._contexts.forget(known)
             raise
         return decided
 
@@ -165,79 +166,6 @@ class SynapseWriter:
         ):
             await self._door.store(pairs, backfilled=steps[0].backfill)
 
-    async def _merges(self, event: EventBase, known: dict[str, int]) -> bool:
-        """Whether the states after the events before this one have to be resolved."""
-        groups = await self._groups(event, known)
-        return len(set(groups.values())) > 1
-
-    async def _groups(self, event: EventBase, known: dict[str, int]) -> dict[str, int]:
-        """The state groups of the events before this one, as far as they are here."""
-        prevs = event.prev_event_ids()
-        groups = await self._reader.state_groups([p for p in prevs if p not in known])
-        return {**groups, **{p: known[p] for p in prevs if p in known}}
-
-    async def _context(
-        self,
-        room_id: str,
-        event: EventBase,
-        known: dict[str, int],
-        checker: EventChecker,
-    ) -> EventContext:
-        """The state before and after an event, from the events before it.
-
-        Args:
-            room_id: the room.
-            event: the event.
-            known: the state groups of events that are not stored yet.
-            checker: which events count as accepted.
-        """
-        if event.internal_metadata.is_outlier():
-            return EventContext.for_outlier(self._storage)
-        prevs = list(event.prev_event_ids())
-        groups = await self._groups(event, known)
-        if all(p in groups for p in prevs) and (prevs or event.type == EventTypes.Create):
-            return await self._compute(event, groups, known)
-
-        # Events before it are missing. Synapse asked another server for the state at the
-        # gap when it received the event, and that is what it stored.
-        stored = await self._reader.state_groups([event.event_id])
-        distinct = {*groups.values(), *stored.values()}
-        if len(distinct) == 1 and not event.is_state():
-            return self._same_state(distinct.pop())
-        states = [await self._states.full(group) for group in sorted(distinct)]
-        version = event.room_version.identifier
-        before = (
-            states[0]
-            if len(states) == 1
-            else await self._states.resolve(room_id, version, states, checker)
-        )
-        return await self._state_handler.compute_event_context(
-            event, state_ids_before_event=dict(before), partial_state=False
-        )
-
-    async def _compute(
-        self, event: EventBase, groups: dict[str, int], known: dict[str, int]
-    ) -> EventContext:
-        distinct = set(groups.values())
-        if len(distinct) == 1 and not event.is_state():
-            return self._same_state(distinct.pop())
-        # Synapse looks the state before the event up by its prev events, some of which
-        # are in the same batch and not stored yet.
-        for prev in event.prev_event_ids():
-            if prev in known:
-                self._store._get_state_group_for_event.prefill((prev,), known[prev])
-        return await self._state_handler.compute_event_context(event)
-
-    def _same_state(self, group: int) -> EventContext:
-        return EventContext.with_state(
-            storage=self._storage,
-            state_group=group,
-            state_group_before_event=group,
-            state_delta_due_to_event={},
-            partial_state=False,
-            state_group_deltas={},
-        )
-
     async def _restate(
         self, job: RepairJob, steps: Sequence[Step], checker: EventChecker
     ) -> list[tuple[Step, Verdict]]:
@@ -245,7 +173,7 @@ class SynapseWriter:
         pairs: list[tuple[EventBase, EventContext]] = []
         for step in steps:
             event = checker.whatever_is_stored(step.node.event_id)
-            context = await self._context(job.room_id, event, known, checker)
+            context = await self._contexts.of(event, known, checker)
             if step.node.rejected:
                 context.rejected = RejectedReason.AUTH_ERROR
             group = context.state_group_before_event if step.node.rejected else context.state_group
@@ -306,11 +234,11 @@ class SynapseWriter:
         await self.finish_after(plan.room_id, carried_out)
 
     async def finish_after(self, room_id: str, work: Callable[[], Awaitable[Plan]]) -> None:
-        """Does the same after some work during which nothing is stored in the room.
+        """Does the same after some work during which nobody else's events are stored in the room.
 
         Args:
             room_id: the room.
-            work: what to do; gives the plan that it carried out. It must store no events.
+            work: what to do; gives the plan that it carried out.
         """
 
         async def extremities() -> Collection[str]:
@@ -319,34 +247,8 @@ class SynapseWriter:
         await self._mending.mend(room_id, extremities)
 
     def attending(self, room_id: str) -> AbstractContextManager[None]:
-        """While it lasts, what arrives in the room takes the mended states of what it follows."""
-        return self._hooks.attending(room_id, self._renewed)
-
-    async def _renewed(
-        self, event: EventBase, context: EventContext, known: dict[str, int]
-    ) -> EventContext:
-        """The state to store an event with, computed again where the one that it has is old.
-
-        It was computed as the event came in, maybe by another process, and has waited since.
-        """
-        groups = await self._groups(event, known)
-        prevs = event.prev_event_ids()
-        distinct = set(groups.values())
-        simple = len(distinct) == 1 and not event.is_state()
-        if (
-            all(p in groups for p in prevs)
-            and distinct != {context.state_group_before_event}
-            # Synapse's own computation does not see what is not stored yet.
-            and (simple or not any(p in known for p in prevs))
-        ):
-            renewed = await self._compute(event, groups, {})
-            renewed.rejected = context.rejected
-            renewed.app_service = context.app_service
-            context = renewed
-        group = context.state_group_before_event if context.rejected else context.state_group
-        if group is not None:
-            known[event.event_id] = group
-        return context
+        """While it lasts, what arrives in the room is looked at again before it is stored."""
+        return self._hooks.attending(room_id, self._newcomers.renew)
 
 
 _LookedUp = dict[tuple[int, frozenset[StateKey]], StateIds]
