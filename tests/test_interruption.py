@@ -413,8 +413,8 @@ def test_traffic_meanwhile(braked: Braked) -> None:
     dora.join(r)
     wait_for(lambda: dora.user_id in room.bob.members(r), what="B to see dora")
     damage = make_damage(room, SMALL)
-    # The repair alone is slowed down: Synapse drops what comes in faster than it is stored.
-    brake(braked.control, {"transaction": "rejection_repair_save_job", "seconds": 0.4})
+    # More arrives while a plan is made than it takes to make it: no plan is up to date.
+    brake(braked.control, {"transaction": "rejection_repair_followed", "seconds": 1.0})
     talkers = [Talker(user, r) for user in (room.alice, dora, room.bob, room.carol)]
     for talker in talkers:
         talker.start()
