@@ -50,11 +50,13 @@ class Diagnosis:
         rejected_events: how many of its events are rejected.
         roots: the causes, oldest first.
         still_flowing: the servers whose events were accepted since the first rejection.
+        soft_failed: the events that were soft-failed since, each with today's verdict.
     """
 
     rejected_events: int
     roots: list[Root]
     still_flowing: list[str]
+    soft_failed: list[tuple[Node, Verdict]] = attr.Factory(list)
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)
@@ -105,6 +107,7 @@ class Diagnostician:
                 for r, cascade in found.items()
             ],
             still_flowing=await self.reader.servers_accepted_since(room_id, first),
+            soft_failed=[(n, verdicts[i]) for i, n in facts.soft_failed.items()],
         )
 
     async def health(self, room_id: str) -> list[Problem]:
@@ -115,13 +118,14 @@ class Diagnostician:
             UnsupportedRoomVersion: the room's version is not known.
         """
         facts = await self.reader.facts(room_id)
-        plan = await self.planner.plan(facts, Scope(), Deliver.LIVE, facts.suspects)
+        plan = await self.planner.plan(facts, Scope(), Deliver.LIVE, facts.chosen(Scope()))
         as_it_is = await self.planner.plan(facts, Scope(), Deliver.LIVE, ())
         rejected = [s for s in plan.verdicts if s.node.rejected is not None]
         bad_state = await self.reader.bad_current_state(room_id)
         mended = {c.before for c in plan.state_changes} | {
             s.node.event_id for s in rejected if s.action is Action.RECEIVE
         }
+        let_through = {s.node.event_id: None for s in plan.verdicts if s.node.soft_failed}
         problems = [
             *problem(
                 Finding.WRONGLY_REJECTED,
@@ -130,6 +134,12 @@ class Diagnostician:
             *problem(
                 Finding.REJECTED,
                 [s.node.event_id for s in rejected if s.action is Action.REJECT],
+                repairable=False,
+            ),
+            *problem(Finding.WRONGLY_SOFT_FAILED, let_through),
+            *problem(
+                Finding.SOFT_FAILED,
+                [i for i in facts.soft_failed if i not in let_through],
                 repairable=False,
             ),
             *problem(Finding.BAD_EXTREMITIES, sorted(facts.extremities - as_it_is.extremities)),

@@ -197,7 +197,7 @@ class RepairRunner:
             facts.suspects,
             repaired=await self._accepted_by(job),
             after=job.progress.start_position,
-        )
+        ) | job.request.scope.select_soft_failed(facts.soft_failed)
         return await self.planner.plan(facts, job.request.scope, job.request.deliver, chosen)
 
     async def _carry_out(

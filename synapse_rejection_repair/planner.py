@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
 
@@ -11,6 +11,7 @@ import attr
 from synapse_rejection_repair.domain.dag import in_order
 from synapse_rejection_repair.domain.extremities import forward_extremities
 from synapse_rejection_repair.domain.model import (
+    ACCEPTED,
     Check,
     Node,
     Outcome,
@@ -30,6 +31,7 @@ from synapse_rejection_repair.domain.plan import (
 from synapse_rejection_repair.domain.scope import Scope
 from synapse_rejection_repair.domain.state import StateBook, StateRef
 from synapse_rejection_repair.ports import Checker, Clock, RoomReader, StateLookup, StateReader
+from synapse_rejection_repair.soft_failures import SoftFailureJudge
 
 T = TypeVar("T")
 _BATCH = 200
@@ -73,12 +75,14 @@ class Planner:
         return await walk.plan(scope, deliver)
 
     async def verdicts(self, facts: RoomFacts, roots: Collection[str]) -> dict[str, Verdict]:
-        """The verdict on each root, run again now, as a repair of the whole room would give it.
+        """The verdicts on roots and soft-failed events, as a repair of the whole room gives them.
 
         Messages of the cascade are not judged: no verdict on a root depends on them.
         """
-        walk = await self._walk(facts, set(facts.suspects), frozenset(), set(roots))
-        return {root: walk.verdicts[root] for root in roots}
+        everything = facts.suspects.keys() | facts.soft_failed.keys()
+        walk = await self._walk(facts, everything, frozenset(), set(roots))
+        await walk.extremities()
+        return {i: walk.verdicts[i] for i in {*roots, *facts.soft_failed}}
 
     async def _walk(
         self,
@@ -112,6 +116,8 @@ class _Walk:
         self._facts = facts
         self._chosen = chosen
         self._force = force
+        self._soft_failed = {i: n for i, n in facts.soft_failed.items() if i in chosen}
+        self._held_back: dict[str, tuple[StateRef | None, bool]] = {}
         self._book = StateBook()
         self._nodes: dict[str, Node] = {}
         self._groups: dict[str, int] = {}
@@ -128,7 +134,12 @@ class _Walk:
     async def gather(self) -> None:
         """Collects the suspects and the accepted events whose state may change with them."""
         facts = self._facts
-        self._nodes = {**facts.unfinished, **facts.stale, **facts.suspects}
+        self._nodes = {
+            **facts.unfinished,
+            **facts.stale,
+            **self._soft_failed,
+            **facts.suspects,
+        }
         followers: dict[str, list[str]] = {}
         for node in facts.suspects.values():
             for parent in node.prev_event_ids:
@@ -137,7 +148,11 @@ class _Walk:
         frontier = {
             node.event_id
             for node in self._nodes.values()
-            if (node.key is not None and node.event_id in self._chosen)
+            if (
+                node.key is not None
+                and node.event_id in self._chosen
+                and node.event_id not in self._soft_failed
+            )
             or node.event_id in facts.stale
             or node.event_id in facts.unfinished
         }
@@ -154,7 +169,7 @@ class _Walk:
                 await self._clock.breathe()
             frontier = children - seen
             seen |= frontier
-        self._followed = await self._reader.followed(facts.suspects)
+        self._followed = await self._reader.followed({**facts.suspects, **self._soft_failed})
 
     async def run(self, judge: set[str] | None) -> None:
         """Walks the events.
@@ -170,6 +185,7 @@ class _Walk:
                 n
                 for n in batch
                 if n.event_id in self._chosen
+                and n.event_id not in self._soft_failed
                 and (judge is None or n.event_id in judge or n.key is not None)
             ]
             await self._checker.load(judged)
@@ -260,7 +276,7 @@ class _Walk:
         async def lookup(wanted: Collection[StateKey]) -> StateIds:
             return {k: then[k] for k in wanted if k in then}
 
-        return await self._checker.soft_fails(node, lookup)
+        return await self._checker.soft_fails(node, lookup) is not None
 
     async def _orderings(self, event_ids: Iterable[str]) -> dict[str, int]:
         unknown = []
@@ -275,6 +291,17 @@ class _Walk:
         return found
 
     async def _visit_accepted(self, node: Node) -> None:
+        if node.event_id in self._soft_failed:
+            before = await self._state_before(node)
+            steps = len(self._steps)
+            await self._visit_standing(node)
+            self._held_back[node.event_id] = before, len(self._steps) > steps
+            del self._steps[steps:]
+            self._steps.append(Step(node, Action.RECEIVE, ACCEPTED))
+        else:
+            await self._visit_standing(node)
+
+    async def _visit_standing(self, node: Node) -> None:
         stored = self._groups.get(node.event_id)
         if stored is None or node.outlier:
             return
@@ -392,23 +419,66 @@ class _Walk:
                 return frozenset(ends)
         return self._facts.extremities
 
-    async def plan(self, scope: Scope, deliver: Deliver) -> Plan:
-        """The plan that the walk amounts to."""
-        facts = self._facts
-        received = [s.node for s in self._steps if s.action is Action.RECEIVE]
-        tips = [
+    async def extremities(self) -> frozenset[str]:
+        """The forward extremities that the room has then; decides on the soft-failed events."""
+        held_back = [s.node for s in self._steps if s.node.event_id in self._held_back]
+        if held_back:
+            waiting = {node.event_id for node in held_back}
+            without = [n for n in self._tips_received() if n.event_id not in waiting]
+            judge = SoftFailureJudge(
+                self._facts,
+                self._reader,
+                self._checker,
+                self._clock,
+                self._after_all,
+                self._lookup,
+                self._ends,
+            )
+            verdicts = await judge.judge(
+                [(node, self._held_back[node.event_id][0]) for node in held_back], without
+            )
+            self.verdicts.update(verdicts)
+            self._steps = [kept for s in self._steps if (kept := self._decided(s)) is not None]
+            self._held_back = {}
+        return await self._ends(self._tips_received())
+
+    def _decided(self, step: Step) -> Step | None:
+        """A step as it is done, once it is known whether a soft-failed event is let through."""
+        event_id = step.node.event_id
+        if event_id not in self._held_back or self.verdicts[event_id].accepted:
+            return step
+        restated = self._held_back[event_id][1]
+        return Step(step.node, Action.RESTATE, ACCEPTED) if restated else None
+
+    def _tips_received(self) -> list[Node]:
+        return [
             s.node
             for s in self._steps
             if s.action is Action.RECEIVE and not s.verdict.soft_failed and not s.node.outlier
         ]
+
+    async def _ends(self, received: Sequence[Node]) -> frozenset[str]:
+        facts = self._facts
         extremities = forward_extremities(
-            facts.extremities, facts.bad_extremities, tips, self._followed
+            facts.extremities, facts.bad_extremities, received, self._followed
         )
         if not extremities and facts.extremities:
             extremities = await self._nearest_accepted()
-        self._groups = await self._reader.state_groups(extremities)
-        refs = {ref for tip in extremities if (ref := self._ref(tip)) is not None}
-        final = await self.full(await self._merge(refs)) if refs else facts.current_state
+        return extremities
+
+    async def _after_all(self, tips: Collection[str]) -> StateRef | None:
+        """The state after some events together; `None` where none is known."""
+        self._groups = await self._reader.state_groups(tips)
+        refs = {ref for tip in tips if (ref := self._ref(tip)) is not None}
+        return await self._merge(refs) if refs else None
+
+    async def plan(self, scope: Scope, deliver: Deliver) -> Plan:
+        """The plan that the walk amounts to."""
+        facts = self._facts
+        extremities = await self.extremities()
+        received = [s.node for s in self._steps if s.action is Action.RECEIVE]
+        ref = await self._after_all(extremities)
+        final = facts.current_state if ref is None else await self.full(ref)
 
         history = delivered_as_history(received, deliver, final, extremities)
         steps = [

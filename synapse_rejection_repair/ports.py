@@ -17,6 +17,7 @@ from synapse_rejection_repair.domain.listing import (
 from synapse_rejection_repair.domain.model import Node, StateIds, StateKey, Verdict
 from synapse_rejection_repair.domain.plan import Plan, RoomFacts, Step
 from synapse_rejection_repair.domain.repair import RepairJob
+from synapse_rejection_repair.domain.tips import Spell
 from synapse_rejection_repair.domain.undo import Done
 
 T = TypeVar("T")
@@ -85,6 +86,17 @@ class RoomReader(Protocol):
     async def followed(self, event_ids: Collection[str]) -> set[str]:
         """Those of the events that count as followed when forward extremities are made."""
 
+    async def spells(
+        self, facts: RoomFacts, positions: Sequence[int], also: Collection[str]
+    ) -> dict[str, Spell]:
+        """The events that may have been forward extremities at some positions, by what is stored.
+
+        Args:
+            facts: the room as it is.
+            positions: stream orderings, in order.
+            also: other events to be looked up.
+        """
+
     async def state_groups(self, event_ids: Collection[str]) -> dict[str, int]:
         """The stored state group of each of the events that has one."""
 
@@ -128,8 +140,11 @@ class Checker(Protocol):
             force: accept it though it fails checks 4 or 5.
         """
 
-    async def soft_fails(self, node: Node, current: StateLookup) -> bool:
-        """Whether a loaded event fails the rules against the room's current state (check 6)."""
+    async def soft_fails(self, node: Node, current: StateLookup) -> str | None:
+        """Why a loaded event fails against the room's current state (check 6), if it does."""
+
+    async def banned(self, user_id: str, current: StateLookup) -> bool:
+        """Whether a user is banned by a state of the room."""
 
     def auth_keys(self, node: Node) -> Collection[StateKey]:
         """The entries of a state that the rules look at for a loaded event."""

@@ -45,7 +45,7 @@ class RepairService:
             FactsChanged: the request is bound to a plan that no longer holds.
         """
         facts = await self._checked_facts(room_id, request)
-        chosen = await self.clock.in_thread(request.scope.select, facts.suspects)
+        chosen = await self.clock.in_thread(facts.chosen, request.scope)
         return await self.planner.plan(facts, request.scope, request.deliver, chosen)
 
     async def start(self, room_id: str, request: RepairRequest) -> RepairJob:
@@ -64,8 +64,9 @@ class RepairService:
         await self.reader.require_repairable(room_id)
         facts = await self.reader.facts(room_id)
         scope = request.scope
-        for param, event_ids in (("event_ids", scope.event_ids), ("force", scope.force)):
-            await self._require_rejected(room_id, param, sorted(event_ids), facts.suspects)
+        named = {**facts.suspects, **facts.soft_failed}
+        await self._require_rejected(room_id, "event_ids", sorted(scope.event_ids), named)
+        await self._require_rejected(room_id, "force", sorted(scope.force), facts.suspects)
         chosen = await self.clock.in_thread(scope.select, facts.suspects)
         beyond = sorted(scope.force - chosen)
         if beyond:

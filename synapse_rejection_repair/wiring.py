@@ -25,6 +25,7 @@ from synapse_rejection_repair.adapter.metrics import RepairMeter
 from synapse_rejection_repair.adapter.peers import SynapsePeers
 from synapse_rejection_repair.adapter.process import writes_events, writes_room
 from synapse_rejection_repair.adapter.reader import SynapseReader
+from synapse_rejection_repair.adapter.soft_failures import SoftFailureReader
 from synapse_rejection_repair.adapter.states import SynapseStates
 from synapse_rejection_repair.adapter.undoing import JournalReader, SynapseUndoWriter
 from synapse_rejection_repair.adapter.watchstore import SynapseWatchStore
@@ -79,7 +80,8 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
     clock = ReactorClock(hs)
     database = Database(hs)
     states = SynapseStates(hs)
-    reader = SynapseReader(database, DefectScan(database, states, clock))
+    soft_failures = SoftFailureReader(database, clock)
+    reader = SynapseReader(database, DefectScan(database, states, clock), soft_failures)
     integrity = IntegrityCheck(hs)
 
     def make_checker(room_id: str, room_version: str) -> EventChecker:

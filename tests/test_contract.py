@@ -331,7 +331,13 @@ def test_diagnosis(world: World) -> None:
     )
     assert root["cascade"]["count"] == 1
 
-    nothing = {"rejected_events": 0, "roots": [], "still_flowing": []}
+    nothing = {
+        "rejected_events": 0,
+        "roots": [],
+        "still_flowing": [],
+        "soft_failed_events": 0,
+        "soft_failed": [],
+    }
     assert judge.ok("GET", path(world.whole.room_id, "diagnosis")) == nothing
     _refuses_odd_room(world, "GET", "diagnosis")
 

@@ -7,23 +7,22 @@ verdict is the right one, and B's is to be the same after the repair.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from tests.harness import compare, flavours
-from tests.harness.client import Client, JsonDict
+from tests.harness.client import JsonDict
 from tests.harness.federation import Pair, Room
 from tests.harness.flavours import Flavour
+from tests.harness.forging import POWER, Forger
 from tests.harness.hostile import HostilePeer
 from tests.harness.incident import promote
 from tests.harness.repairing import diagnosis, dry_run, health, repair
 
-POWER = ("m.room.power_levels", "")
 TEXT = {"msgtype": "m.text", "body": "Forged"}
-State = dict[tuple[str, str], str]
 
 _SOME = pytest.mark.parametrize(
     ("pair", "version"),
@@ -35,52 +34,6 @@ _SOME = pytest.mark.parametrize(
     indirect=["pair"],
     scope="module",
 )
-
-
-class Forger:
-    """Sends both servers the same forged events."""
-
-    def __init__(self, room: Room) -> None:
-        self.room = room
-        self.peer = HostilePeer(room.a, room.room_id)
-        self.sent: list[str] = []
-
-    def auth(self, state: State, *users: Client, join_rules: bool = False) -> list[str]:
-        """What an event of these users should cite, out of a state."""
-        keys = [POWER, *(("m.room.member", user.user_id) for user in users)]
-        if self.room.version < "12":
-            keys.append(("m.room.create", ""))
-        if join_rules:
-            keys.append(("m.room.join_rules", ""))
-        return [state[key] for key in keys]
-
-    def send(
-        self,
-        type: str,
-        sender: Client,
-        content: JsonDict,
-        prevs: Sequence[str],
-        auth: Sequence[str],
-        state_key: str | None = None,
-        depth: int = 50,
-        stored: bool = True,
-    ) -> str:
-        event, event_id = self.peer.forge(
-            type,
-            sender.user_id,
-            content,
-            state_key=state_key,
-            prev_events=prevs,
-            auth_events=auth,
-            depth=depth,
-        )
-        for server in (self.room.a, self.room.b):
-            answer = self.peer.send(server, event)
-            assert not stored or answer == {event_id: {}}, answer
-        if stored:
-            self.room.wait_everywhere(event_id)
-        self.sent.append(event_id)
-        return event_id
 
 
 @dataclass
@@ -313,7 +266,10 @@ def assert_defended(attack: Attack) -> None:
     assert not kept_out & {event["event_id"] for event in bob.state(r).values()}
     assert not kept_out & compare.extremities(room.b, r)
 
-    assert health(bob, r) == {"rejected": len(attack.reject)}
+    assert health(bob, r) == {
+        "rejected": len(attack.reject),
+        "soft_failed": len(attack.soft | attack.soft_already),
+    }
     again = repair(bob, r)
     assert (again["accepted"], again["rejected"]) == (0, len(attack.reject))
     assert room.b.rejected(r) == {*attack.reject}
@@ -359,6 +315,8 @@ def test_what_is_hostile_stays_out(attack: Attack) -> None:
         assert root["verdict"] == ("reject" if wrong else "accept")
         assert root["check"] == (wrong[0] if wrong else None)
         assert not wrong or wrong[1] in root["error"]
+    assert {e["event_id"] for e in found["soft_failed"]} == attack.soft_already
+    assert {e["verdict"] for e in found["soft_failed"]} == {"reject"}
     sick = health(bob, r)
     assert sick["rejected"] == len(attack.reject)
     assert sick["wrongly_rejected"] == len(attack.accept | attack.soft)

@@ -244,6 +244,7 @@ def test_hostile_events_get_no_further_than_without_the_error(rooms: tuple[Room,
     assert health(bob, r) == {
         "wrongly_rejected": len(lost),
         "rejected": sum(standing == "rejected" for standing in expected.values()),
+        "soft_failed": 2,
     }
 
     plan = dry_run(bob, r)
@@ -268,7 +269,7 @@ def test_hostile_events_get_no_further_than_without_the_error(rooms: tuple[Room,
     assert not wrong.names({*state.values()}) & bad
     assert states_by_name(wrong) == states_by_name(right)
     assert compare.inconsistencies(room.b, r) == {}
-    assert health(bob, r) == {"rejected": len(rejected)}
+    assert health(bob, r) == {"rejected": len(rejected), "soft_failed": 2}
 
     # The room goes on, and a second run lets nothing in either.
     everywhere(room, room.alice.send_message(r, "Go on"))

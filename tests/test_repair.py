@@ -511,7 +511,7 @@ def test_a_second_run_does_nothing(story: Story) -> None:
     room = story.room
     plan = dry_run(room.bob, room.room_id)
     assert (plan["summary"], plan["events"]) == (
-        {"accept": 0, "reject": 0, "restate": 0, "state_changes": []},
+        {"accept": 0, "reject": 0, "let_through": 0, "restate": 0, "state_changes": []},
         [],
     )
     before = compare.database_facets(room, room.b)
@@ -551,6 +551,8 @@ def test_health_is_good(story: Story) -> None:
         "rejected_events": 0,
         "roots": [],
         "still_flowing": [],
+        "soft_failed_events": 0,
+        "soft_failed": [],
     }
 
 

@@ -7,6 +7,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from synapse.api.constants import EventTypes, Membership
 from synapse.api.errors import AuthError, EventSizeError, SynapseError
 from synapse.api.room_versions import KNOWN_ROOM_VERSIONS
 from synapse.event_auth import (
@@ -188,15 +189,21 @@ class EventChecker:
             return Verdict(Outcome.REJECT, Check.STATE_BEFORE, e.msg)
         return ACCEPTED
 
-    async def soft_fails(self, node: Node, current: StateLookup) -> bool:
-        """Whether a loaded event fails the rules against the room's current state (check 6)."""
+    async def soft_fails(self, node: Node, current: StateLookup) -> str | None:
+        """Why a loaded event fails against the room's current state (check 6), if it does."""
         event = self._batch[node.event_id]
         state = await current(self.auth_keys(node))
         try:
             check_state_dependent_auth_rules(event, await self._accepted(state.values()))
-        except AuthError:
-            return True
-        return False
+        except AuthError as e:
+            return e.msg
+        return None
+
+    async def banned(self, user_id: str, current: StateLookup) -> bool:
+        """Whether a user is banned by a state of the room."""
+        state = await current([(EventTypes.Member, user_id)])
+        events = await self.events(state.values())
+        return any(event.membership == Membership.BAN for event in events.values())
 
     async def _accepted(self, event_ids: Collection[str]) -> list[EventBase]:
         events = await self.events(event_ids)

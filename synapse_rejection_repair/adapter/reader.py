@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from synapse.api.room_versions import KNOWN_ROOM_VERSIONS
@@ -12,6 +12,7 @@ from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.defects import DAMAGE, DefectScan
 from synapse_rejection_repair.adapter.listings import list_rejections, list_rooms
 from synapse_rejection_repair.adapter.nodes import read_nodes
+from synapse_rejection_repair.adapter.soft_failures import SoftFailed, SoftFailureReader
 from synapse_rejection_repair.adapter.tables import JOBS, JOURNAL
 from synapse_rejection_repair.domain.health import Finding
 from synapse_rejection_repair.domain.listing import (
@@ -23,6 +24,7 @@ from synapse_rejection_repair.domain.listing import (
 )
 from synapse_rejection_repair.domain.model import Node, StateIds
 from synapse_rejection_repair.domain.plan import Action, RoomFacts
+from synapse_rejection_repair.domain.tips import Spell
 from synapse_rejection_repair.errors import (
     NotInRoom,
     PartialState,
@@ -37,11 +39,13 @@ class SynapseReader:
     Args:
         database: Synapse's.
         scan: finds what accepted events lack.
+        soft: reads soft-failed events.
     """
 
-    def __init__(self, database: Database, scan: DefectScan) -> None:
+    def __init__(self, database: Database, scan: DefectScan, soft: SoftFailureReader) -> None:
         self._database = database
         self._scan = scan
+        self._soft = soft
 
     async def rooms(self, page: Page) -> Listing[RoomRow]:
         """The rooms with rejected events."""
@@ -127,8 +131,11 @@ class SynapseReader:
         suspects = await read_nodes(
             self._database, {*damaged, *await self._rejected_ids(room_id)}, damaged=damaged
         )
+        soft = await self._soft_failed(room_id, version, suspects, scan)
         stale = await self._others(defects.get(Finding.STALE_STATE, ()), suspects)
-        unindexed = await self._others(defects.get(Finding.MISSING_SEARCH, ()), suspects)
+        unindexed = await self._others(
+            defects.get(Finding.MISSING_SEARCH, ()), suspects.keys() | soft.nodes.keys()
+        )
         unfinished = await self._others(await self._unfinished(room_id), suspects)
         extremities = await self.extremities(room_id)
         # At once: where the room goes on, what is an extremity now is followed soon.
@@ -143,7 +150,38 @@ class SynapseReader:
             current_state=await self.current_state(room_id),
             extremities=extremities,
             bad_extremities=frozenset(followed | await self.not_standing(extremities)),
-            defects=defects,
+            defects=_without_hidden(defects, soft.nodes),
+            soft_failed={i: n for i, n in soft.nodes.items() if i not in suspects},
+            withheld=soft.withheld,
+            arrived=soft.arrived,
+        )
+
+    async def _soft_failed(
+        self, room_id: str, version: str, suspects: Mapping[str, Node], scan: bool
+    ) -> SoftFailed:
+        if scan:
+            return await self._soft.read(room_id, version, None)
+        if not suspects:
+            return SoftFailed({}, {}, {})
+        since = min(node.stream_ordering for node in suspects.values())
+        return await self._soft.read(room_id, version, since)
+
+    async def spells(
+        self, facts: RoomFacts, positions: Sequence[int], also: Collection[str]
+    ) -> dict[str, Spell]:
+        """The events that may have been forward extremities at some positions, by what is stored.
+
+        Args:
+            facts: the room as it is.
+            positions: stream orderings, in order.
+            also: other events to be looked up.
+        """
+        return await self._soft.spells(
+            facts.room_id,
+            positions,
+            {*also, *facts.extremities},
+            facts.arrived,
+            facts.soft_failed.keys(),
         )
 
     async def _others(self, event_ids: Iterable[str], suspects: Collection[str]) -> dict[str, Node]:
@@ -175,15 +213,17 @@ class SynapseReader:
         return frozenset(event_id for (event_id,) in rows)
 
     async def not_standing(self, event_ids: Collection[str]) -> set[str]:
-        """Those of the events that are rejected, missing or outliers."""
+        """Those of the events that are rejected, soft-failed, missing or outliers."""
         rows = await self._database.rows_of(
             "standing",
-            "SELECT e.event_id FROM events AS e LEFT JOIN rejections AS r USING (event_id)"
+            "SELECT e.event_id, ej.internal_metadata FROM events AS e"
+            " LEFT JOIN event_json AS ej ON ej.event_id = e.event_id"
+            " LEFT JOIN rejections AS r ON r.event_id = e.event_id"
             " WHERE r.event_id IS NULL AND NOT e.outlier AND",
             event_ids,
             "e.event_id",
         )
-        return set(event_ids) - {event_id for (event_id,) in rows}
+        return set(event_ids) - {i for i, metadata in rows if not _is_soft_failed(metadata)}
 
     async def accepted_children(self, event_ids: Collection[str]) -> dict[str, list[Node]]:
         """The accepted events in the database that follow each of the events."""
@@ -248,7 +288,7 @@ class SynapseReader:
             event_ids,
             "ee.prev_event_id",
         )
-        return {prev for prev, metadata in rows if not db_to_json(metadata).get("soft_failed")}
+        return {prev for prev, metadata in rows if not _is_soft_failed(metadata)}
 
     async def state_groups(self, event_ids: Collection[str]) -> dict[str, int]:
         """The stored state group of each of the events that has one, outliers left out."""
@@ -341,3 +381,16 @@ class SynapseReader:
             (room_id, since_ms),
         )
         return not rows
+
+
+def _without_hidden(
+    defects: Mapping[Finding, list[str]], soft_failed: Collection[str]
+) -> dict[Finding, list[str]]:
+    """The defects without the search rows of events that the search hides anyway."""
+    found = dict(defects)
+    unindexed = [i for i in found.pop(Finding.MISSING_SEARCH, ()) if i not in soft_failed]
+    return {**found, Finding.MISSING_SEARCH: unindexed} if unindexed else found
+
+
+def _is_soft_failed(metadata: str | None) -> bool:
+    return metadata is not None and bool(db_to_json(metadata).get("soft_failed"))

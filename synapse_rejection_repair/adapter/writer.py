@@ -146,7 +146,8 @@ class SynapseWriter:
         steps: Sequence[Step],
         pairs: Sequence[tuple[EventBase, EventContext]],
     ) -> None:
-        damaged = {s.node.event_id for s in steps if s.node.damaged}
+        # What was accepted, however badly, may be in the search.
+        accepted = {s.node.event_id for s in steps if s.node.damaged or s.node.soft_failed}
         action, now = steps[0].action.value, self._clock.now_ms()
 
         def take(txn: LoggingTransaction, event_ids: Collection[str]) -> TakenAway:
@@ -155,7 +156,7 @@ class SynapseWriter:
                 txn, self._store._get_state_group_for_event, [(i,) for i in event_ids]
             )
             return take_away(
-                txn, job.room_id, event_ids, damaged & set(event_ids), job.job_id, action, now
+                txn, job.room_id, event_ids, accepted & set(event_ids), job.job_id, action, now
             )
 
         ids = [event.event_id for event, _ in pairs]

@@ -16,6 +16,8 @@ class Finding(str, enum.Enum):
 
     WRONGLY_REJECTED = "wrongly_rejected"
     REJECTED = "rejected"
+    WRONGLY_SOFT_FAILED = "wrongly_soft_failed"
+    SOFT_FAILED = "soft_failed"
     BAD_CURRENT_STATE = "bad_current_state"
     BAD_EXTREMITIES = "bad_extremities"
     MISSING_EDGES = "missing_edges"
@@ -31,6 +33,9 @@ _DETAIL = {
     Finding.WRONGLY_REJECTED: "rejected here, though they pass the checks today"
     " (or follow only from events that do)",
     Finding.REJECTED: "rejected, and fail the checks today as well: this is as it should be",
+    Finding.WRONGLY_SOFT_FAILED: "hidden from clients, since the current state was not what it"
+    " should have been when they arrived",
+    Finding.SOFT_FAILED: "hidden from clients, as they should be: soft-failed",
     Finding.BAD_CURRENT_STATE: "in the current state, but rejected or missing",
     Finding.BAD_EXTREMITIES: "forward extremities, but rejected, missing, outliers or followed"
     " by accepted events",
@@ -45,7 +50,7 @@ _DETAIL = {
     Finding.STALE_STATE: "accepted events whose stored state lacks the state before them",
 }
 
-_HARMLESS = {Finding.REJECTED}
+_HARMLESS = {Finding.REJECTED, Finding.SOFT_FAILED}
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)
@@ -83,5 +88,5 @@ def problem(check: Finding, event_ids: Iterable[str], *, repairable: bool = True
 
 
 def healthy(problems: Iterable[Problem]) -> bool:
-    """Whether nothing needs an admin: events that are rightly rejected are no defect."""
+    """Whether nothing needs an admin: events that are rightly kept out are no defect."""
     return all(p.check in _HARMLESS for p in problems)

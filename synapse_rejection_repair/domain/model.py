@@ -41,6 +41,8 @@ class Check(str, enum.Enum):
     """4: the authorization rules, against the event's own auth events."""
     STATE_BEFORE = "state_before"
     """5: the authorization rules, against the state before the event."""
+    CURRENT_STATE = "current_state"
+    """6: the authorization rules, against the room's current state when the event arrives."""
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)
@@ -86,6 +88,7 @@ class Node:
         outlier: this server holds no state at the event.
         damaged: it is marked accepted, but rows that Synapse writes for an accepted
             event are missing.
+        soft_failed: it is accepted, but hidden from clients (check 6).
     """
 
     event_id: str
@@ -100,6 +103,7 @@ class Node:
     rejected: str | None = None
     outlier: bool = False
     damaged: bool = False
+    soft_failed: bool = False
 
     @property
     def key(self) -> StateKey | None:

@@ -95,6 +95,11 @@ class Plan:
         return sum(s.action is Action.REJECT for s in self.steps)
 
     @property
+    def let_through(self) -> int:
+        """How many of the events that the plan accepts were soft-failed."""
+        return sum(s.action is Action.RECEIVE and s.node.soft_failed for s in self.steps)
+
+    @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
         return (
@@ -121,6 +126,11 @@ class RoomFacts:
         extremities: the forward extremities as stored.
         bad_extremities: those of them that are rejected, missing, outliers or followed.
         defects: what the room's accepted events lack, by what it is.
+        soft_failed: the soft-failed events; those since the first rejection if the room
+            was not scanned.
+        withheld: those of them that no repair judges again, each with the reason.
+        arrived: where events arrived first that were stored anew since, by id; known only
+            where there are soft-failed events to judge by it.
     """
 
     room_id: str
@@ -133,6 +143,13 @@ class RoomFacts:
     extremities: frozenset[str]
     bad_extremities: frozenset[str]
     defects: Mapping[Finding, list[str]]
+    soft_failed: Mapping[str, Node] = attr.Factory(dict)
+    withheld: Mapping[str, str] = attr.Factory(dict)
+    arrived: Mapping[str, int] = attr.Factory(dict)
+
+    def chosen(self, scope: Scope) -> set[str]:
+        """The ids of all the events that a repair of that scope may store anew."""
+        return scope.select(self.suspects) | scope.select_soft_failed(self.soft_failed)
 
     def fingerprint(self, scope: Scope, deliver: Deliver) -> str:
         """A digest of the request and of the facts that decide its plan.
@@ -157,6 +174,7 @@ class RoomFacts:
                 "stale": sorted(self.stale),
                 "unindexed": sorted(self.unindexed),
                 "unfinished": sorted(self.unfinished),
+                "soft_failed": sorted(scope.select_soft_failed(self.soft_failed)),
                 "extremities": sorted(self.bad_extremities),
                 "state": sorted((*k, v) for k, v in self.current_state.items()),
             }

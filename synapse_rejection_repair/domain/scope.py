@@ -61,6 +61,18 @@ class Scope:
             chosen = descendants(starts, citing)
         return {event_id for event_id in chosen if self._in_time(suspects[event_id])}
 
+    def select_soft_failed(self, soft_failed: Mapping[str, Node]) -> set[str]:
+        """The ids of the soft-failed events that are in scope: all, or those that it names.
+
+        Args:
+            soft_failed: the room's soft-failed events, by id.
+        """
+        return {
+            event_id
+            for event_id, node in soft_failed.items()
+            if self._in_time(node) and (not self.event_ids or event_id in self.event_ids)
+        }
+
     def _in_time(self, node: Node) -> bool:
         ts = node.origin_server_ts
         return (self.since_ts is None or ts >= self.since_ts) and (

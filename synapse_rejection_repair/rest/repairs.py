@@ -50,6 +50,7 @@ def _plan(plan: Plan) -> JsonDict:
         "summary": {
             "accept": plan.accepted,
             "reject": plan.rejected,
+            "let_through": plan.let_through,
             "restate": sum(s.action is Action.RESTATE for s in plan.steps),
             "state_changes": [serialise.state_change(c) for c in plan.state_changes],
         },
@@ -60,6 +61,7 @@ def _plan(plan: Plan) -> JsonDict:
                 "check": step.verdict.check.value if step.verdict.check else None,
                 "error": step.verdict.error,
                 "soft_failed": step.verdict.soft_failed,
+                "was_soft_failed": step.node.soft_failed,
             }
             for step in verdicts[:_MAX_EVENTS_SHOWN]
         ],

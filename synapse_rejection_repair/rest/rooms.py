@@ -21,6 +21,9 @@ from synapse_rejection_repair.rest.serialise import listing, peer_report
 ROOM_ORDERS = ("room_id", "name", "room_version", "rejected_events", "first_ts", "last_ts")
 REJECTION_ORDERS = ("origin_server_ts", "depth", "event_id", "type", "sender", "reason")
 
+_MOST_SHOWN = 1000
+"""How many soft-failed events a diagnosis shows."""
+
 
 class RoomsServlet(RestServlet):
     """`GET /rooms`: the rooms with rejected events."""
@@ -98,6 +101,20 @@ def _diagnosis(diagnosis: Diagnosis) -> JsonDict:
             for root in diagnosis.roots
         ],
         "still_flowing": diagnosis.still_flowing,
+        "soft_failed_events": len(diagnosis.soft_failed),
+        "soft_failed": [
+            {
+                "event_id": node.event_id,
+                "type": node.type,
+                "state_key": node.state_key,
+                "sender": node.sender,
+                "origin_server_ts": node.origin_server_ts,
+                "verdict": verdict.outcome.value,
+                "check": verdict.check.value if verdict.check else None,
+                "error": verdict.error,
+            }
+            for node, verdict in diagnosis.soft_failed[:_MOST_SHOWN]
+        ],
     }
 
 

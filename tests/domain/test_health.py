@@ -33,9 +33,12 @@ def test_few_events_are_all_shown() -> None:
 
 def test_healthy() -> None:
     assert healthy([])
-    # What is rightly rejected is as it should be.
-    rejected = problem(Finding.REJECTED, ["$a"], repairable=False)
+    # What is rightly kept out is as it should be.
+    rejected = [
+        *problem(Finding.REJECTED, ["$a"], repairable=False),
+        *problem(Finding.SOFT_FAILED, ["$a"], repairable=False),
+    ]
     assert healthy(rejected)
-    for check in set(Finding) - {Finding.REJECTED}:
+    for check in set(Finding) - {Finding.REJECTED, Finding.SOFT_FAILED}:
         assert not healthy(problem(check, ["$a"])), check
         assert not healthy([*rejected, *problem(check, ["$a"])]), check

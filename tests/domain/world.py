@@ -464,10 +464,16 @@ class FakeChecker:
         verdict = self._world.judge(node, self.rejected, before)
         return ACCEPTED if force and verdict.outcome is Outcome.REJECT else verdict
 
-    async def soft_fails(self, node: Node, current: StateLookup) -> bool:
+    async def soft_fails(self, node: Node, current: StateLookup) -> str | None:
         assert node.event_id in self._loaded
         world = self._world
-        return world.soft_fails and not world._may(node, (await current([POWER])).get(POWER))
+        levels = (await current([POWER])).get(POWER)
+        if world.soft_fails and not world._may(node, levels):
+            return f"may not by {levels}"
+        return None
+
+    async def banned(self, user_id: str, current: StateLookup) -> bool:
+        return False
 
     def auth_keys(self, node: Node) -> Collection[StateKey]:
         return [POWER]
