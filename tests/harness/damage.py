@@ -165,6 +165,7 @@ def assert_whole(room: Room, rejected: Collection[str] = ()) -> None:
     assert dry_run(room.bob, room.room_id)["summary"] == {
         "accept": 0,
         "reject": len(rejected),
+        "let_through": 0,
         "restate": 0,
         "state_changes": [],
     }
