@@ -18,6 +18,9 @@ _PATH = re.compile(r"(/(?!\.+(/|$))[A-Za-z0-9._~-]+)+")
 MAX_AFTER = 500
 """More of a room's rejections could be forgotten before they are counted."""
 
+MOST_AUTO_REPAIRED = 10_000
+"""How many events the configuration may let a repair touch that nobody has asked for."""
+
 MOST_PEERS = 20
 """How many other servers the configuration may allow to be asked about one event."""
 
@@ -81,6 +84,17 @@ class AlertConfig:
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)
+class AutoRepairConfig:
+    """What is repaired without an admin.
+
+    Attributes:
+        max_events: how many events such a repair may touch.
+    """
+
+    max_events: int
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
 class Config:
     """What `homeserver.yaml` says.
 
@@ -89,12 +103,14 @@ class Config:
         sources: old homeservers' databases, by the names that requests call them by.
         alert: when and where admins are told that a cascade of rejections begins.
         max_peers: how many other servers may be asked about one event; 0 for none.
+        auto_repair: what is repaired without an admin; `None` for nothing.
     """
 
     path: str = DEFAULT_PATH
     sources: Mapping[str, SourceConfig] = attr.Factory(dict)
     alert: AlertConfig = attr.Factory(AlertConfig)
     max_peers: int = 5
+    auto_repair: AutoRepairConfig | None = None
 
 
 def parse_config(config: object) -> Config:
@@ -114,11 +130,13 @@ def parse_config(config: object) -> Config:
     for field in config:
         if field not in known:
             raise BadConfig(str(field), f"is not known; known are: {', '.join(sorted(known))}")
+    max_peers = _whole("max_peers", config.get("max_peers", 5), 0, MOST_PEERS)
     return Config(
         path=_path(config.get("path", DEFAULT_PATH)),
         sources=_sources(config.get("sources", {})),
         alert=_alert(config.get("alert", {})),
-        max_peers=_whole("max_peers", config.get("max_peers", 5), 0, MOST_PEERS),
+        max_peers=max_peers,
+        auto_repair=_auto_repair(config.get("auto_repair"), max_peers),
     )
 
 
@@ -126,6 +144,16 @@ def _whole(field: str, value: Any, least: int, most: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise BadConfig(field, f"must be a whole number from {least} to {most}")
     return value
+
+
+def _auto_repair(value: Any, max_peers: int) -> AutoRepairConfig | None:
+    if value is None:
+        return None
+    section = _mapping("auto_repair", value, {"max_events"})
+    most = _whole("auto_repair.max_events", section.get("max_events"), 1, MOST_AUTO_REPAIRED)
+    if not max_peers:
+        raise BadConfig("max_peers", "must be at least 1 for 'auto_repair', which asks them")
+    return AutoRepairConfig(most)
 
 
 def _alert(value: Any) -> AlertConfig:

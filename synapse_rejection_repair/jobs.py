@@ -16,6 +16,8 @@ from synapse_rejection_repair.domain.repair import RepairJob, RepairProgress, Re
 from synapse_rejection_repair.errors import RepairError, StepFailed
 from synapse_rejection_repair.planner import Planner
 from synapse_rejection_repair.ports import Checker, Clock, JobStore, RoomReader, RoomWriter
+from synapse_rejection_repair.ports_peers import PeerStates, StatesElsewhere
+from synapse_rejection_repair.statefrom import KeptStates
 from synapse_rejection_repair.undo import Undoing
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,7 @@ class RepairRunner:
         writer: changes rooms.
         make_checker: gives a fresh checker for the events of one room.
         undoing: undoes repairs.
+        peer_states: gets what is missing of states that were taken from other servers.
         clock: lets the server breathe.
         rest: how long everything else has the database to itself after each chunk, in
             times that the chunk took.
@@ -67,6 +70,7 @@ class RepairRunner:
     writer: RoomWriter
     make_checker: Callable[[str, str], Checker]
     undoing: Undoing
+    peer_states: PeerStates
     clock: Clock
     rest: float = 0.0
 
@@ -105,6 +109,7 @@ class RepairRunner:
 
     async def _repair(self, job: RepairJob) -> RepairJob:
         job = await self._begin(job)
+        await self._secure(job)
         with self.writer.attending(job.room_id):
             return await self._passes(job)
 
@@ -121,6 +126,15 @@ class RepairRunner:
                 progress=attr.evolve(job.progress, start_position=position),
             )
         )
+
+    async def _secure(self, job: RepairJob) -> None:
+        """Gets the events of borrowed states that are not here: all, or nothing is done."""
+        request = job.request
+        if request.state_from is None or not request.borrowed:
+            return
+        wanted = {c.after for one in request.borrowed for c in one.difference if c.after}
+        version = await self.reader.require_room(job.room_id)
+        await self.peer_states.secure(job.room_id, version, request.state_from, wanted)
 
     async def _passes(self, job: RepairJob) -> RepairJob:
         """Plans and carries out, until a plan finds nothing left to do.
@@ -198,7 +212,9 @@ class RepairRunner:
             repaired=await self._accepted_by(job),
             after=job.progress.start_position,
         ) | job.request.scope.select_soft_failed(facts.soft_failed)
-        return await self.planner.plan(facts, job.request.scope, job.request.deliver, chosen)
+        return await self.planner.plan(
+            facts, job.request.scope, job.request.deliver, chosen, _elsewhere(job)
+        )
 
     async def _carry_out(
         self, job: RepairJob, plan: Plan, *, stoppable: bool = True
@@ -259,6 +275,11 @@ def chunks(steps: Sequence[Step]) -> Iterator[list[Step]]:
         alike = list(run)
         for start in range(0, len(alike), _CHUNK):
             yield alike[start : start + _CHUNK]
+
+
+def _elsewhere(job: RepairJob) -> StatesElsewhere | None:
+    request = job.request
+    return KeptStates(request.state_from, request.borrowed) if request.state_from else None
 
 
 def _stored_by(plan: Plan) -> int:

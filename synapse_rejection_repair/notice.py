@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from urllib.parse import quote
 
 from synapse_rejection_repair.diagnosis import Root
+from synapse_rejection_repair.domain.healing import Healed
 from synapse_rejection_repair.domain.model import Outcome, Verdict
 from synapse_rejection_repair.domain.watch import Alert
 
@@ -18,19 +19,28 @@ _LONGEST = 500
 """How much of anything that others have a say in, in characters: an event holds 64 KiB."""
 
 
-def notice(alerts: Sequence[Alert], roots: Sequence[Root], api: str) -> str:
+def notice(
+    alerts: Sequence[Alert],
+    roots: Sequence[Root],
+    api: str,
+    healed: Mapping[str, Healed] | None = None,
+) -> str:
     """What to tell the admins of the alerts about one room.
 
     Args:
         alerts: the alerts, of one room; at least one.
         roots: the roots of the room as a diagnosis has them, as far as there is one.
         api: the URL of the endpoints.
+        healed: what became of roots without an admin, where that is configured.
     """
+    healed = healed or {}
     by_id = {root.node.event_id: root for root in roots}
     room_id = alerts[0].room_id
     lines = [f"This server rejects more and more events in room {_plain(room_id)}."]
     for alert in alerts[:SHOWN]:
         lines += ["", *_root(alert, by_id.get(alert.event_id))]
+        if alert.event_id in healed:
+            lines += _healed(healed[alert.event_id], api)
     if len(alerts) > SHOWN:
         lines += ["", f"… and {len(alerts) - SHOWN} more, see {api}/alerts"]
     where = f"{api}/rooms/{quote(room_id, safe='')}"
@@ -57,6 +67,16 @@ def _root(alert: Alert, root: Root | None) -> list[str]:
     servers = ", ".join(f"{_plain(server)} ({n})" for server, n in counts[:SHOWN])
     lines.append(f"{root.cascade.count} events that follow it were rejected too, from: {servers}")
     return [*lines, _today(root.verdict)]
+
+
+def _healed(healed: Healed, api: str) -> list[str]:
+    if healed.repair_id is None:
+        return [f"It waits for you to repair it: {_plain(healed.waits or '')}"]
+    what = "It was repaired" if healed.complete else "Its repair was begun"
+    return [
+        f"{what} without you: repair {healed.repair_id} is {healed.status}.",
+        _curl(f"{api}/repairs/{healed.repair_id}"),
+    ]
 
 
 def _today(verdict: Verdict) -> str:

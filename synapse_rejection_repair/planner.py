@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import attr
 
+from synapse_rejection_repair.domain.borrowed import BorrowedState, borrow
 from synapse_rejection_repair.domain.dag import in_order
 from synapse_rejection_repair.domain.extremities import forward_extremities
 from synapse_rejection_repair.domain.model import (
@@ -31,6 +32,7 @@ from synapse_rejection_repair.domain.plan import (
 from synapse_rejection_repair.domain.scope import Scope
 from synapse_rejection_repair.domain.state import StateBook, StateRef
 from synapse_rejection_repair.ports import Checker, Clock, RoomReader, StateLookup, StateReader
+from synapse_rejection_repair.ports_peers import StatesElsewhere
 from synapse_rejection_repair.soft_failures import SoftFailureJudge
 
 T = TypeVar("T")
@@ -61,7 +63,12 @@ class Planner:
     clock: Clock
 
     async def plan(
-        self, facts: RoomFacts, scope: Scope, deliver: Deliver, chosen: Collection[str]
+        self,
+        facts: RoomFacts,
+        scope: Scope,
+        deliver: Deliver,
+        chosen: Collection[str],
+        elsewhere: StatesElsewhere | None = None,
     ) -> Plan:
         """Works out a repair.
 
@@ -70,8 +77,16 @@ class Planner:
             scope: what the request asks for.
             deliver: how clients are to be told.
             chosen: the suspects in scope.
+            elsewhere: whose state is taken before events that fail by ours.
+
+        Raises:
+            RepairError: that server does not answer, or not with what can be used.
         """
-        walk = await self._walk(facts, set(chosen), scope.force, judge_all=True)
+        expected = set(elsewhere.expected) if elsewhere else set()
+        walk = await self._walk(facts, set(chosen), scope.force, elsewhere, judge_all=True)
+        if not walk.borrowed.keys() <= expected:
+            # The state of what follows these events changes too, and was not looked at.
+            walk = await self._walk(facts, set(chosen), scope.force, elsewhere, judge_all=True)
         return await walk.plan(scope, deliver)
 
     async def verdicts(self, facts: RoomFacts, roots: Collection[str]) -> dict[str, Verdict]:
@@ -80,7 +95,7 @@ class Planner:
         Messages of the cascade are not judged: no verdict on a root depends on them.
         """
         everything = facts.suspects.keys() | facts.soft_failed.keys()
-        walk = await self._walk(facts, everything, frozenset(), set(roots))
+        walk = await self._walk(facts, everything, frozenset(), judge=set(roots))
         await walk.extremities()
         return {i: walk.verdicts[i] for i in {*roots, *facts.soft_failed}}
 
@@ -89,12 +104,13 @@ class Planner:
         facts: RoomFacts,
         chosen: set[str],
         force: frozenset[str],
-        judge: Collection[str] = (),
+        elsewhere: StatesElsewhere | None = None,
         *,
+        judge: Collection[str] = (),
         judge_all: bool = False,
     ) -> _Walk:
         checker = self.make_checker(facts.room_id, facts.room_version)
-        walk = _Walk(self, checker, facts, chosen, force)
+        walk = _Walk(self, checker, facts, chosen, force, elsewhere)
         await walk.gather()
         await walk.run(None if judge_all else set(judge))
         return walk
@@ -110,7 +126,9 @@ class _Walk:
         facts: RoomFacts,
         chosen: set[str],
         force: frozenset[str],
+        elsewhere: StatesElsewhere | None,
     ) -> None:
+        self._elsewhere = elsewhere
         self._reader, self._states, self._clock = planner.reader, planner.states, planner.clock
         self._checker = checker
         self._facts = facts
@@ -130,6 +148,7 @@ class _Walk:
         self._steps: list[Step] = []
         self._order_of: dict[str, int] = {}
         self.verdicts: dict[str, Verdict] = {}
+        self.borrowed: dict[str, BorrowedState] = {}
 
     async def gather(self) -> None:
         """Collects the suspects and the accepted events whose state may change with them."""
@@ -145,6 +164,7 @@ class _Walk:
             for parent in node.prev_event_ids:
                 followers.setdefault(parent, []).append(node.event_id)
 
+        expected = self._elsewhere.expected if self._elsewhere else ()
         frontier = {
             node.event_id
             for node in self._nodes.values()
@@ -155,6 +175,7 @@ class _Walk:
             )
             or node.event_id in facts.stale
             or node.event_id in facts.unfinished
+            or node.event_id in expected
         }
         seen = set(frontier)
         while frontier:
@@ -210,11 +231,13 @@ class _Walk:
             self._set_after(node, before, False)
             return
         verdict = await self._judge(node, before)
+        state = None
+        if before is not None and verdict.check is Check.STATE_BEFORE:
+            before, verdict, state = await self._judge_by_theirs(node, before, verdict)
         self.verdicts[node.event_id] = verdict
         self._checker.decide(node.event_id, verdict.accepted)
-        self._steps.append(
-            Step(node, Action.RECEIVE if verdict.accepted else Action.REJECT, verdict)
-        )
+        action = Action.RECEIVE if verdict.accepted else Action.REJECT
+        self._steps.append(Step(node, action, verdict, state_before=state))
         if verdict.accepted or node.damaged:
             self._set_after(node, before, verdict.accepted)
         else:
@@ -243,6 +266,37 @@ class _Walk:
             return attr.evolve(verdict, soft_failed=True)
         return verdict
 
+    async def _judge_by_theirs(
+        self, node: Node, before: StateRef, verdict: Verdict
+    ) -> tuple[StateRef, Verdict, StateIds | None]:
+        """Judges an event that fails by our state once more, by that of another server.
+
+        Returns:
+            The state before the event, and the verdict by it; and that state, if it is the
+            other server's, which it is only where the event passes by it.
+        """
+        if self._elsewhere is None:
+            return before, verdict, None
+        ours = await self.full(before)
+        theirs = await self._elsewhere.state_before(node, ours, self._checker)
+        if theirs is None:
+            return before, verdict, None
+        borrowed = borrow(node.event_id, ours, theirs)
+        delta = {(c.type, c.state_key): c.after for c in borrowed.difference}
+        ref = self._book.derive(before, delta)
+        self.borrowed[node.event_id] = borrowed
+        bad = await self._checker.not_accepted([i for i in delta.values() if i is not None])
+        again = (
+            attr.evolve(verdict, error=f"it holds {', '.join(bad)}, which is rejected here")
+            if bad
+            else await self._judge(node, ref)
+        )
+        if again.accepted:
+            return ref, again, theirs
+        del self.borrowed[node.event_id]
+        error = f"By the state before it on {self._elsewhere.server}: {again.error}"
+        return before, attr.evolve(again, error=error), None
+
     async def _soft_fails(self, node: Node, before: StateRef) -> bool:
         """Check 6 against what this server knew when it stored the event.
 
@@ -253,6 +307,9 @@ class _Walk:
         if self._tips == set(node.prev_event_ids):
             return False
         refs = {ref for tip in self._tips if (ref := self._ref(tip)) is not None}
+        if node.event_id in self.borrowed:
+            # What this server took for the current state is part of the error.
+            refs.add(before)
         if refs <= {before}:
             return False
         keys = self._checker.auth_keys(node)
@@ -306,7 +363,8 @@ class _Walk:
         if stored is None or node.outlier:
             return
         touched = any(p in self._after for p in node.prev_event_ids)
-        if not touched and node.event_id not in self._facts.stale:
+        borrowed = node.event_id in self._facts.borrowed
+        if borrowed or (not touched and node.event_id not in self._facts.stale):
             self._after[node.event_id] = stored
             return
         before = await self._state_before(node)
@@ -492,11 +550,14 @@ class _Walk:
         ]
         return Plan(
             room_id=facts.room_id,
-            fingerprint=await self._clock.in_thread(facts.fingerprint, scope, deliver),
+            fingerprint=await self._clock.in_thread(
+                facts.fingerprint, scope, deliver, self.borrowed.values()
+            ),
             steps=tuple(steps),
             state_changes=tuple(state_changes(facts.current_state, final)),
             extremities=extremities,
             mend_extremities=not received and extremities != facts.extremities,
+            borrowed=tuple(self.borrowed.values()),
         )
 
 

@@ -152,6 +152,9 @@ class Checker(Protocol):
     def decide(self, event_id: str, accepted: bool) -> None:
         """Takes an event as accepted or as rejected from now on."""
 
+    async def not_accepted(self, event_ids: Collection[str]) -> list[str]:
+        """Those of the events that are rejected so far, or not known."""
+
 
 class RoomWriter(Protocol):
     """Changes a room, through Synapse's own doors."""

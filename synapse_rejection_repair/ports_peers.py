@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Protocol
 
-from synapse_rejection_repair.domain.model import StateIds, StateKey
+from synapse_rejection_repair.domain.model import Node, StateIds, StateKey
 from synapse_rejection_repair.domain.peers import PeerAnswer
+from synapse_rejection_repair.ports import Checker
 
 
 class Peers(Protocol):
@@ -23,3 +24,47 @@ class Peers(Protocol):
 
     async def keys(self, event_ids: Collection[str]) -> dict[str, StateKey]:
         """Which entries of a state those of the events hold that are known here."""
+
+
+class StatesElsewhere(Protocol):
+    """The states before events as another server has them, for one plan."""
+
+    @property
+    def server(self) -> str:
+        """The server."""
+
+    @property
+    def expected(self) -> Collection[str]:
+        """The events before which a state is known by now."""
+
+    async def state_before(self, node: Node, ours: StateIds, checker: Checker) -> StateIds | None:
+        """The state before an event there; `None` where that server has none.
+
+        Args:
+            node: the event.
+            ours: the state before it here.
+            checker: is told of events that are in that state, and not stored here.
+        """
+
+
+class AskedStates(StatesElsewhere, Protocol):
+    """Likewise, of a server that is asked."""
+
+    @property
+    def lacking(self) -> Collection[str]:
+        """The events that the server says it does not hold."""
+
+
+class PeerStates(Protocol):
+    """Other servers, as those that the state before an event may be taken from."""
+
+    async def require_peer(self, room_id: str, server: str) -> None:
+        """Raises `InvalidParam` if the server cannot be asked about the room."""
+
+    def elsewhere(self, room_id: str, room_version: str, server: str) -> AskedStates:
+        """What a server has, asked for when it is needed. Writes nothing."""
+
+    async def secure(
+        self, room_id: str, room_version: str, server: str, event_ids: Collection[str]
+    ) -> None:
+        """Stores those of some events that are missing here as outliers, got from a server."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
 
+from synapse_rejection_repair.domain.healing import Healed
 from synapse_rejection_repair.domain.listing import Listing, Page
 from synapse_rejection_repair.domain.watch import Alert, Begun, Recorded, Rejection, Seen
 
@@ -54,6 +55,9 @@ class WatchStore(CauseReader, AlertReader, Protocol):
     async def unannounced(self) -> list[Alert]:
         """The alerts that admins were not told of yet, the oldest first."""
 
+    async def repaired_by(self, event_id: str, repair_id: str) -> None:
+        """Notes the repair of an alert's root that was begun without an admin."""
+
     async def announced(self, event_ids: Iterable[str], now_ms: int) -> None:
         """Notes that admins were told of alerts."""
 
@@ -67,6 +71,9 @@ class AlertChannel(Protocol):
 
     def log(self, alert: Alert) -> None:
         """Writes an alert into the log and counts it in the metrics."""
+
+    def log_healed(self, alert: Alert, healed: Healed) -> None:
+        """Says in the log and in the metrics what became of an alert's root without an admin."""
 
     async def send(self, text: str) -> None:
         """Sends a message to the admins; raises whatever the server has against it."""

@@ -9,9 +9,16 @@ import attr
 from synapse_rejection_repair.domain.model import Node
 from synapse_rejection_repair.domain.plan import Plan, RoomFacts
 from synapse_rejection_repair.domain.repair import RepairJob, RepairProgress, RepairRequest
-from synapse_rejection_repair.errors import FactsChanged, InvalidParam, NotRejected, UnknownEvents
+from synapse_rejection_repair.errors import (
+    FactsChanged,
+    InvalidParam,
+    NotHeldElsewhere,
+    NotRejected,
+    UnknownEvents,
+)
 from synapse_rejection_repair.planner import Planner
 from synapse_rejection_repair.ports import Clock, JobStore, RoomReader
+from synapse_rejection_repair.ports_peers import PeerStates
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)
@@ -22,6 +29,7 @@ class RepairService:
         reader: the database.
         planner: makes plans.
         store: the jobs.
+        peer_states: other servers' states before events.
         clock: lets the server breathe.
         started: told of a new job, so that it begins at once where it can.
     """
@@ -29,6 +37,7 @@ class RepairService:
     reader: RoomReader
     planner: Planner
     store: JobStore[RepairRequest, RepairProgress]
+    peer_states: PeerStates
     clock: Clock
     started: Callable[[RepairJob], None]
 
@@ -43,10 +52,24 @@ class RepairService:
             UnknownEvents: the request names events that are not in the room.
             NotRejected: the request names events that are not rejected.
             FactsChanged: the request is bound to a plan that no longer holds.
+            InvalidParam: the request makes no sense for the room.
+            PeerFailed: the server that state is to be taken from does not answer.
+            PeerStateRefused: it answers with what cannot be used.
+            NotHeldElsewhere: it does not hold what its state is needed for.
         """
         facts = await self._checked_facts(room_id, request)
-        chosen = await self.clock.in_thread(facts.chosen, request.scope)
-        return await self.planner.plan(facts, request.scope, request.deliver, chosen)
+        scope, deliver = request.scope, request.deliver
+        chosen = await self.clock.in_thread(facts.chosen, scope)
+        if request.state_from is None:
+            return await self.planner.plan(facts, scope, deliver, chosen)
+        await self.peer_states.require_peer(room_id, request.state_from)
+        elsewhere = self.peer_states.elsewhere(room_id, facts.room_version, request.state_from)
+        plan = await self.planner.plan(facts, scope, deliver, chosen, elsewhere)
+        if elsewhere.lacking and not plan.borrowed:
+            raise NotHeldElsewhere(request.state_from, tuple(sorted(elsewhere.lacking)))
+        if request.fingerprint not in (None, plan.fingerprint):
+            raise FactsChanged(room_id, request.state_from)
+        return plan
 
     async def start(self, room_id: str, request: RepairRequest) -> RepairJob:
         """Begins a repair in the background.
@@ -55,7 +78,11 @@ class RepairService:
             JobRunning: the room has a job that is not over.
             RepairError: as `dry_run`.
         """
-        await self._checked_facts(room_id, request)
+        if request.state_from is None:
+            await self._checked_facts(room_id, request)
+        else:
+            plan = await self.dry_run(room_id, request)
+            request = attr.evolve(request, borrowed=plan.borrowed)
         job = await self.store.create(room_id, request)
         self.started(job)
         return job
@@ -73,7 +100,8 @@ class RepairService:
             raise InvalidParam(
                 "force", f"names events that are not among those to repair: {', '.join(beyond)}"
             )
-        if request.fingerprint is not None:
+        # What another server says is part of the plan that such a request is bound to.
+        if request.fingerprint is not None and request.state_from is None:
             now = await self.clock.in_thread(facts.fingerprint, scope, request.deliver)
             if now != request.fingerprint:
                 raise FactsChanged(room_id)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from synapse_rejection_repair.diagnosis import Diagnostician, Root
+from synapse_rejection_repair.domain.healing import Healed
 from synapse_rejection_repair.domain.listing import Page, RejectionFilter
 from synapse_rejection_repair.domain.watch import Alert, cascades_begun
+from synapse_rejection_repair.healing import Healer
 from synapse_rejection_repair.notice import notice
 from synapse_rejection_repair.ports import Clock, RoomReader
 from synapse_rejection_repair.ports_watch import AlertChannel, RejectionQueue, WatchStore
@@ -23,6 +25,9 @@ _AGAIN_MS = 30_000
 
 Otherwise whoever forges many roots would write to the admins with each.
 """
+
+_MOST_HEALED = 5
+"""How many roots in a room may ask to be repaired at once: more are nobody's mere error."""
 
 _ONE = Page(start=0, limit=1, order_by="event_id")
 
@@ -85,6 +90,7 @@ class Announcer:
         diagnostician: looks at the rooms that alerts are about.
         clock: tells the time.
         api: the URL of the endpoints.
+        healer: repairs without an admin; `None` where that is not configured.
     """
 
     def __init__(
@@ -95,6 +101,7 @@ class Announcer:
         diagnostician: Diagnostician,
         clock: Clock,
         api: str,
+        healer: Healer | None = None,
     ) -> None:
         self._store = store
         self._channel = channel
@@ -102,6 +109,8 @@ class Announcer:
         self._diagnostician = diagnostician
         self._clock = clock
         self._api = api
+        self._healer = healer
+        self._healed: dict[str, Healed] = {}
         self._logged: set[str] = set()
         self._not_before: dict[str, int] = {}
 
@@ -116,10 +125,37 @@ class Announcer:
                 self._channel.log(alert)
             rooms.setdefault(alert.room_id, []).append(alert)
         for room_id, about in rooms.items():
-            if await self._told(room_id, about):
+            if len(about) > _MOST_HEALED:
+                self._wait(about)
+            known = [alert for alert in about if await self._outcome_known(alert)]
+            if known == about and await self._told(room_id, about):
                 done = [alert.event_id for alert in about]
                 await self._store.announced(done, self._clock.now_ms())
                 self._logged.difference_update(done)
+                for event_id in done:
+                    self._healed.pop(event_id, None)
+
+    async def _outcome_known(self, alert: Alert) -> bool:
+        if self._healer is None or alert.event_id in self._healed:
+            return True
+        try:
+            healed = await self._healer.heal(alert)
+        except Exception as e:
+            # Whatever it is, the admins have to be told of the alert.
+            healed = Healed(waits=f"An unexpected {type(e).__name__}")
+        if healed is None:
+            return False
+        self._became(alert, healed)
+        return True
+
+    def _wait(self, alerts: list[Alert]) -> None:
+        for alert in alerts:
+            if self._healer is not None and alert.event_id not in self._healed:
+                self._became(alert, Healed(waits=f"There are {len(alerts)} roots in the room"))
+
+    def _became(self, alert: Alert, healed: Healed) -> None:
+        self._healed[alert.event_id] = healed
+        self._channel.log_healed(alert, healed)
 
     async def _told(self, room_id: str, alerts: list[Alert]) -> bool:
         now = self._clock.now_ms()
@@ -129,7 +165,7 @@ class Announcer:
         if room_id in self._not_before:
             return False
         self._not_before[room_id] = now + _AGAIN_MS
-        text = notice(alerts, await self._roots(room_id), self._api)
+        text = notice(alerts, await self._roots(room_id), self._api, self._healed)
         try:
             await self._channel.send(text)
         except Exception as e:

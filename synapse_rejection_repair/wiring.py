@@ -22,6 +22,8 @@ from synapse_rejection_repair.adapter.integrity import IntegrityCheck
 from synapse_rejection_repair.adapter.jobstore import SynapseJobStore, prepare_tables
 from synapse_rejection_repair.adapter.mending import RoomMending
 from synapse_rejection_repair.adapter.metrics import RepairMeter
+from synapse_rejection_repair.adapter.peer_events import PeerEvents
+from synapse_rejection_repair.adapter.peer_states import SynapsePeerStates
 from synapse_rejection_repair.adapter.peers import SynapsePeers
 from synapse_rejection_repair.adapter.process import writes_events, writes_room
 from synapse_rejection_repair.adapter.reader import SynapseReader
@@ -34,6 +36,7 @@ from synapse_rejection_repair.background import Background
 from synapse_rejection_repair.config import Config
 from synapse_rejection_repair.diagnosis import Diagnostician
 from synapse_rejection_repair.domain.repair import RepairProgress, RepairRequest
+from synapse_rejection_repair.healing import Healer
 from synapse_rejection_repair.jobs import RepairRunner
 from synapse_rejection_repair.peers import PeerSurvey
 from synapse_rejection_repair.planner import Planner
@@ -99,6 +102,9 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
     )
     history = JournalReader(database)
     undo_planner = UndoPlanner(store, reader, history)
+    peers = SynapsePeers(hs, database, reader, states, clock)
+    peer_events = PeerEvents(hs, database, integrity, make_checker, clock)
+    peer_states = SynapsePeerStates(hs, database, peers, peer_events)
     runner = hooks = arrivals = None
     if writes_events(hs):
         hooks = PersistenceHooks(hs)
@@ -109,12 +115,13 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         writer = SynapseWriter(hs, database, reader, contexts, hooks, mending, arrivals, clock)
         undo_writer = SynapseUndoWriter(hs, database, reader, history, mending, clock)
         undoing = Undoing(store, undo_planner, undo_writer, clock)
-        runner = RepairRunner(store, reader, planner, writer, make_checker, undoing, clock, rest)
+        runner = RepairRunner(
+            store, reader, planner, writer, make_checker, undoing, peer_states, clock, rest
+        )
     background = Background(store, runner, this_process_writes, spawn, RepairMeter(hs.hostname))
-    service = RepairService(reader, planner, store, clock, background.started)
+    service = RepairService(reader, planner, store, peer_states, clock, background.started)
     undo_service = UndoService(store, undo_planner, background.started)
     noticed = SynapseWatchStore(database)
-    peers = SynapsePeers(hs, database, reader, states, clock)
     survey = PeerSurvey(peers, clock, config.max_peers)
     diagnostician = Diagnostician(reader, planner, noticed, survey, clock)
 
@@ -146,7 +153,13 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         spawn,
     )
 
-    begin_watch = wire_watch(api, hs, resource, config, noticed, reader, diagnostician, clock)
+    healer = None
+    if config.auto_repair is not None:
+        most = config.auto_repair.max_events
+        healer = Healer(reader, planner, survey, service, store, noticed, clock, most)
+    begin_watch = wire_watch(
+        api, hs, resource, config, noticed, reader, diagnostician, clock, healer
+    )
 
     async def poll() -> None:
         await background.poll()

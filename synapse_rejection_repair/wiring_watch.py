@@ -16,6 +16,7 @@ from synapse_rejection_repair.adapter.watch import LogWatch
 from synapse_rejection_repair.adapter.watchstore import SynapseWatchStore
 from synapse_rejection_repair.config import Config
 from synapse_rejection_repair.diagnosis import Diagnostician
+from synapse_rejection_repair.healing import Healer
 from synapse_rejection_repair.rest.alerts import AlertsServlet
 from synapse_rejection_repair.rest.paths import VERSION
 from synapse_rejection_repair.rest.resource import AdminResource
@@ -34,6 +35,7 @@ def wire_watch(
     reader: SynapseReader,
     diagnostician: Diagnostician,
     clock: ReactorClock,
+    healer: Healer | None,
 ) -> Callable[[], Awaitable[None]]:
     """Listens from now on, and puts the endpoint below a resource.
 
@@ -46,6 +48,7 @@ def wire_watch(
         reader: the database.
         diagnostician: looks at the rooms that alerts are about.
         clock: tells the time.
+        healer: repairs without an admin; `None` where that is not configured.
 
     Returns:
         What begins to write, once the module's tables are there.
@@ -55,7 +58,7 @@ def wire_watch(
     watch = Watch(ear, store, clock, config.alert.after)
     channel = SynapseAlertChannel(api, hs, config.alert)
     endpoints = f"{local_url(hs)}{config.path}/{VERSION}"
-    announcer = Announcer(store, channel, reader, diagnostician, clock, endpoints)
+    announcer = Announcer(store, channel, reader, diagnostician, clock, endpoints, healer)
     AlertsServlet(config.path, store).register(resource)
 
     async def poll() -> None:

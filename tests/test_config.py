@@ -20,7 +20,7 @@ MODULE = "synapse_rejection_repair.RejectionRepair"
 
 # Each with the field that is to be named, and a part of the sentence.
 WRONG: list[tuple[Any, str, str]] = [
-    ({"pth": "/_x"}, "pth", "is not known; known are: alert, max_peers, path"),
+    ({"pth": "/_x"}, "pth", "is not known; known are: alert, auto_repair, max_peers, path"),
     ({"path": "/_x", 3: 4}, "3", "is not known"),
     ({"path": 3}, "path", "must be a string"),
     ({"path": None}, "path", "must be a string"),
@@ -45,6 +45,18 @@ WRONG: list[tuple[Any, str, str]] = [
         ({"max_peers": most}, "max_peers", "must be a whole number from 0 to 20")
         for most in (-1, 21, "5", True, None)
     ),
+    *(
+        (
+            {"auto_repair": {"max_events": most}},
+            "auto_repair.max_events",
+            "must be a whole number from 1 to 10000",
+        )
+        for most in (0, -1, 10001, "5", True, None, 1.5)
+    ),
+    ({"auto_repair": {}}, "auto_repair.max_events", "must be a whole number"),
+    ({"auto_repair": True}, "auto_repair", "must be a mapping"),
+    ({"auto_repair": {"max": 3}}, "auto_repair.max", "is not known; known are: max_events"),
+    ({"auto_repair": {"max_events": 3}, "max_peers": 0}, "max_peers", "at least 1 for 'auto_rep"),
     ({"alert": 3}, "alert", "must be a mapping"),
     ({"alert": {"rom": "!x"}}, "alert.rom", "is not known; known are: after, room, sender"),
     *(

@@ -11,6 +11,7 @@ from synapse.module_api import ModuleApi
 from synapse.server import HomeServer
 
 from synapse_rejection_repair.config import AlertConfig
+from synapse_rejection_repair.domain.healing import Healed
 from synapse_rejection_repair.domain.watch import Alert
 
 # A name of its own, so that a log configuration can send alerts elsewhere.
@@ -20,6 +21,11 @@ alerts_counter = Counter(
     "synapse_rejection_repair_alerts",
     "Roots whose cascade of rejected events has begun",
     labelnames=[SERVER_NAME_LABEL],
+)
+healed_counter = Counter(
+    "synapse_rejection_repair_auto_repairs",
+    "Roots with an alert, by whether their repair was begun without an admin or waits for one",
+    labelnames=["outcome", SERVER_NAME_LABEL],
 )
 rejections_counter = Counter(
     "synapse_rejection_repair_rejections_seen",
@@ -41,6 +47,7 @@ class SynapseAlertChannel:
         self._api = api
         self._sender = config.sender
         self.room = config.room
+        self._server_name = hs.hostname
         self._count = alerts_counter.labels(**{SERVER_NAME_LABEL: hs.hostname})
 
     def log(self, alert: Alert) -> None:
@@ -54,6 +61,23 @@ class SynapseAlertChannel:
             alert.event_id,
             alert.error or "(not noticed by this module)",
         )
+
+    def log_healed(self, alert: Alert, healed: Healed) -> None:
+        """Says in the log and in the metrics what became of an alert's root without an admin."""
+        outcome = "waits" if healed.repair_id is None else "begun"
+        healed_counter.labels(**{"outcome": outcome, SERVER_NAME_LABEL: self._server_name}).inc()
+        if healed.repair_id is None:
+            logger.warning(
+                "%s in room %s waits for an admin: %s", alert.event_id, alert.room_id, healed.waits
+            )
+        else:
+            logger.warning(
+                "%s in room %s needed no admin: its repair %s is %s",
+                alert.event_id,
+                alert.room_id,
+                healed.repair_id,
+                healed.status,
+            )
 
     async def check(self) -> None:
         """Says in the log if messages could not be sent: better now than in an incident."""

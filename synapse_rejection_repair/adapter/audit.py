@@ -114,6 +114,22 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "StateStorageController.get_current_hosts_in_room_ordered",
         ("room_id",),
     ),
+    (
+        "synapse.federation.transport.client",
+        "TransportLayerClient.get_event",
+        ("destination", "event_id", "timeout"),
+    ),
+    (
+        "synapse.util.async_helpers",
+        "concurrently_execute",
+        ("func", "args", "limit"),
+    ),
+    ("synapse.util.iterutils", "sorted_topologically", ("nodes", "graph")),
+    (
+        "synapse.handlers.federation_event",
+        "FederationEventHandler._auth_and_persist_outliers",
+        ("room_id", "events"),
+    ),
     ("synapse.notifier", "Notifier.notify_user_joined_room", ("event_id", "room_id")),
     (
         "synapse.handlers.event_auth",
@@ -217,11 +233,6 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "synapse.handlers.federation_event",
         "FederationEventHandler._check_for_soft_fail",
         ("event", "context", "origin"),
-    ),
-    (
-        "synapse.handlers.federation_event",
-        "FederationEventHandler._auth_and_persist_outliers",
-        ("room_id", "events"),
     ),
     ("synapse.http.server", "JsonResource._async_render", ("request",)),
     ("synapse.rest.admin._base", "assert_requester_is_admin", ("auth", "request")),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from synapse.api.constants import EventTypes, Membership
@@ -80,6 +80,7 @@ class EventChecker:
         self._misnamed: dict[str, EventBase] = {}
         self._broken: dict[str, Verdict] = {}
         self._remembered: OrderedDict[str, EventBase] = OrderedDict()
+        self.guests: dict[str, EventBase] = {}
 
     def decide(self, event_id: str, accepted: bool) -> None:
         """Takes an event as accepted or as rejected from now on."""
@@ -144,6 +145,18 @@ class EventChecker:
         event = self._batch.get(node.event_id)
         if event is None:
             return Verdict(Outcome.UNKNOWN, Check.VALIDITY, "The event's JSON is missing")
+        verdict = await self.authorise(event, force=force)
+        if force or state_before is None or not verdict.accepted:
+            return verdict
+        return await self._check_state_before(event, state_before)
+
+    async def authorise(self, event: EventBase, *, force: bool = False) -> Verdict:
+        """The verdict on an event by itself and by its auth events, as an outlier is judged.
+
+        Args:
+            event: the event, stored or not.
+            force: accept it though it fails the rules.
+        """
         verdict = _validity(event)
         if verdict is not None:
             return verdict
@@ -164,10 +177,7 @@ class EventChecker:
             check_state_dependent_auth_rules(event, auth_events.values())
         except AuthError as e:
             return Verdict(Outcome.REJECT, Check.AUTH_EVENTS, e.msg)
-
-        if state_before is None:
-            return ACCEPTED
-        return await self._check_state_before(event, state_before)
+        return ACCEPTED
 
     async def _run_rules_for_their_marks(
         self, event: EventBase, auth_events: Mapping[str, EventBase]
@@ -209,13 +219,24 @@ class EventChecker:
         events = await self.events(event_ids)
         return [e for e in events.values() if e.rejected_reason is None]
 
+    def introduce(self, events: Iterable[EventBase]) -> None:
+        """Makes accepted events known that are not stored."""
+        self.guests.update((event.event_id, event) for event in events)
+
+    async def not_accepted(self, event_ids: Collection[str]) -> list[str]:
+        """Those of the events that are rejected so far, or not known."""
+        known = await self.events(event_ids)
+        return [i for i in event_ids if i not in known or known[i].rejected_reason is not None]
+
     async def events(self, event_ids: Collection[str]) -> dict[str, EventBase]:
         """Events as decided on so far; unknown ids are left out."""
         found: dict[str, EventBase] = {}
         missing = []
         for event_id in event_ids:
             event = self._remembered.get(event_id)
-            if event is None:
+            if event_id in self.guests:
+                found[event_id] = self.guests[event_id]
+            elif event is None:
                 missing.append(event_id)
             else:
                 self._remembered.move_to_end(event_id)

@@ -10,6 +10,7 @@ from synapse.events.snapshot import EventContext
 from synapse.server import HomeServer
 
 from synapse_rejection_repair.adapter.reader import SynapseReader
+from synapse_rejection_repair.domain.model import StateIds
 from synapse_rejection_repair.ports import Checker, StateReader
 
 
@@ -45,7 +46,11 @@ class EventContexts:
         return len(set((await self.groups(event, known)).values())) > 1
 
     async def of(
-        self, event: EventBase, known: Mapping[str, int], checker: Checker
+        self,
+        event: EventBase,
+        known: Mapping[str, int],
+        checker: Checker,
+        borrowed: StateIds | None = None,
     ) -> EventContext:
         """The state before and after an event, from its prev events.
 
@@ -54,7 +59,12 @@ class EventContexts:
             known: the state groups of events that are not stored yet, by event id. They
                 are made known to Synapse: see `forget`.
             checker: which events count as accepted.
+            borrowed: the state before it, where that does not follow from its prev events.
         """
+        if borrowed is not None:
+            return await self._state_handler.compute_event_context(
+                event, state_ids_before_event=dict(borrowed), partial_state=False
+            )
         if event.internal_metadata.is_outlier():
             return EventContext.for_outlier(self._storage)
         prevs = list(event.prev_event_ids())

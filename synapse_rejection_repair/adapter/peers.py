@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from synapse.api.errors import (
@@ -70,7 +70,18 @@ class SynapsePeers:
             if host != self._server_name
         ]
         unreachable = frozenset({h for h in joined if await self._backed_off(h)})
-        chosen = choose(joined, sender.partition(":")[2], unreachable, count)
+        return await self._ask_all(
+            choose(joined, sender.partition(":")[2], unreachable, count), room_id, event_id
+        )
+
+    async def ask_server(self, server: str, room_id: str, event_id: str) -> PeerAnswer:
+        """Asks one server for the state before an event."""
+        (answer,) = await self._ask_all([server], room_id, event_id)
+        return answer
+
+    async def _ask_all(
+        self, chosen: Sequence[str], room_id: str, event_id: str
+    ) -> list[PeerAnswer]:
         answers: dict[str, PeerAnswer] = {}
 
         async def ask_one(server: str) -> None:

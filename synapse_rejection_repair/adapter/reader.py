@@ -8,6 +8,7 @@ from typing import Any
 from synapse.api.room_versions import KNOWN_ROOM_VERSIONS
 from synapse.storage._base import db_to_json
 
+from synapse_rejection_repair.adapter.borrowed import borrowed_in
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.defects import DAMAGE, DefectScan
 from synapse_rejection_repair.adapter.listings import list_rejections, list_rooms
@@ -126,7 +127,11 @@ class SynapseReader:
     async def facts(self, room_id: str, *, scan: bool = True) -> RoomFacts:
         """All that a plan for the room is made from; without a scan, only of its rejections."""
         version = await self._require_known_version(room_id)
+        borrowed = await borrowed_in(self._database, room_id)
         defects = await self._scan.run(room_id) if scan else {}
+        if borrowed and Finding.STALE_STATE in defects:
+            stale_ids = [i for i in defects[Finding.STALE_STATE] if i not in borrowed]
+            defects = {**defects, Finding.STALE_STATE: stale_ids}
         damaged = {i for finding in DAMAGE for i in defects.get(finding, ())}
         suspects = await read_nodes(
             self._database, {*damaged, *await self._rejected_ids(room_id)}, damaged=damaged
@@ -154,6 +159,7 @@ class SynapseReader:
             soft_failed={i: n for i, n in soft.nodes.items() if i not in suspects},
             withheld=soft.withheld,
             arrived=soft.arrived,
+            borrowed=borrowed,
         )
 
     async def _soft_failed(

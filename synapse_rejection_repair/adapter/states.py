@@ -78,13 +78,15 @@ class SynapseStates:
         """
         assert isinstance(checker, EventChecker)
         version = KNOWN_ROOM_VERSIONS[room_version]
+        # The algorithms look up in the database who cites whom, but for events that they are given.
+        unstored = dict(checker.guests)
         store = _WithDecided(self._stores.main, self._stores.state_deletion, checker)
         if version.state_res == StateResolutionVersions.V1:
             resolved = await v1.resolve_events_with_store(
-                room_id, version, states, None, store.get_events
+                room_id, version, states, unstored, store.get_events
             )
         else:
             resolved = await v2.resolve_events_with_store(
-                self._clock, room_id, version, states, None, store
+                self._clock, room_id, version, states, unstored, store
             )
         return dict(resolved)

@@ -9,6 +9,7 @@ JOBS = "rejection_repair_jobs"
 JOURNAL = "rejection_repair_journal"
 SEEN = "rejection_repair_seen"
 ALERTS = "rejection_repair_alerts"
+STATES = "rejection_repair_states"
 
 _LOCK = 0x72656A656374
 """What the advisory lock is called, in PostgreSQL's way: a number that is nobody else's."""
@@ -62,9 +63,21 @@ _SCHEMA = {
         first_ts BIGINT NOT NULL,
         alerted_ts BIGINT NOT NULL,
         cascade BIGINT NOT NULL,
+        repair_id TEXT,
         announced_ts BIGINT
     )""",
     f"{ALERTS}_room": f"CREATE INDEX IF NOT EXISTS {ALERTS}_room ON {ALERTS} (room_id)",
+    # The events whose stored state was taken from another server, and does not follow from the
+    # events before them: nothing may take it for an error.
+    STATES: f"""
+    CREATE TABLE IF NOT EXISTS {STATES} (
+        event_id TEXT NOT NULL PRIMARY KEY,
+        room_id TEXT NOT NULL,
+        job_id TEXT NOT NULL,
+        server TEXT NOT NULL,
+        ts BIGINT NOT NULL
+    )""",
+    f"{STATES}_room": f"CREATE INDEX IF NOT EXISTS {STATES}_room ON {STATES} (room_id)",
     # Asked for every few seconds, and nearly always empty.
     f"{ALERTS}_unannounced": f"""
     CREATE INDEX IF NOT EXISTS {ALERTS}_unannounced ON {ALERTS} (alerted_ts)

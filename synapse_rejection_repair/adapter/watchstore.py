@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Sequence, Set
 
+import attr
 from synapse.storage.database import LoggingTransaction
 
 from synapse_rejection_repair.adapter.database import Database, batches
@@ -30,7 +31,7 @@ _LEVELS = 20
 Events that were recorded know their roots, so this is only met in what was rejected unnoticed.
 """
 
-_COLUMNS = "room_id, event_id, failed_check, error, first_ts, alerted_ts, cascade"
+_COLUMNS = "room_id, event_id, failed_check, error, first_ts, alerted_ts, cascade, repair_id"
 
 
 class SynapseWatchStore:
@@ -175,12 +176,9 @@ class SynapseWatchStore:
             rejected = self._rejected(txn, [cascade.root for cascade in new])
             # Whichever process is the first: the key keeps it at one alert.
             txn.execute_batch(
-                f"INSERT INTO {ALERTS} ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"
+                f"INSERT INTO {ALERTS} ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (event_id) DO NOTHING",
-                [
-                    (a.room_id, a.event_id, a.check, a.error, a.first_ts, a.alerted_ts, a.cascade)
-                    for a in raised(room_id, new, rejected, recorded, now_ms)
-                ],
+                [attr.astuple(a) for a in raised(room_id, new, rejected, recorded, now_ms)],
             )
 
         await self._database.run("raise_alerts", write)
@@ -208,6 +206,16 @@ class SynapseWatchStore:
             " ORDER BY alerted_ts, event_id LIMIT 1000",
         )
         return [Alert(*row) for row in rows]
+
+    async def repaired_by(self, event_id: str, repair_id: str) -> None:
+        """Notes the repair of an alert's root that was begun without an admin."""
+
+        def write(txn: LoggingTransaction) -> None:
+            txn.execute(
+                f"UPDATE {ALERTS} SET repair_id = ? WHERE event_id = ?", (repair_id, event_id)
+            )
+
+        await self._database.run("alert_repaired", write)
 
     async def announced(self, event_ids: Iterable[str], now_ms: int) -> None:
         """Notes that admins were told of alerts."""

@@ -13,6 +13,7 @@ from synapse.storage.database import LoggingTransaction
 from synapse.types.state import StateFilter
 
 from synapse_rejection_repair.adapter.arrivals import ArrivalHooks
+from synapse_rejection_repair.adapter.borrowed import note_borrowed
 from synapse_rejection_repair.adapter.checker import EventChecker
 from synapse_rejection_repair.adapter.contexts import EventContexts
 from synapse_rejection_repair.adapter.database import Database
@@ -115,7 +116,7 @@ class SynapseWriter:
                     # Synapse resolves states with the events as they are stored, so those
                     # of this batch have to be stored first.
                     break
-                context = await self._contexts.of(event, known, checker)
+                context = await self._contexts.of(event, known, checker, step.state_before)
                 lookup = None if node.outlier else _lookup(context, looked_up)
                 verdict = await checker.check(node, lookup, force=node.event_id in force)
                 decided.append((step, verdict))
@@ -148,6 +149,7 @@ class SynapseWriter:
     ) -> None:
         # What was accepted, however badly, may be in the search.
         accepted = {s.node.event_id for s in steps if s.node.damaged or s.node.soft_failed}
+        borrowed = {s.node.event_id for s in steps if s.state_before is not None}
         action, now = steps[0].action.value, self._clock.now_ms()
 
         def take(txn: LoggingTransaction, event_ids: Collection[str]) -> TakenAway:
@@ -155,6 +157,7 @@ class SynapseWriter:
             self._store._invalidate_cache_and_stream_bulk(
                 txn, self._store._get_state_group_for_event, [(i,) for i in event_ids]
             )
+            note_borrowed(txn, job, event_ids, borrowed, now)
             return take_away(
                 txn, job.room_id, event_ids, accepted & set(event_ids), job.job_id, action, now
             )

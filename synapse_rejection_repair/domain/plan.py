@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import attr
 
+from synapse_rejection_repair.domain.borrowed import BorrowedState, digests
 from synapse_rejection_repair.domain.health import Finding
 from synapse_rejection_repair.domain.model import (
     Node,
@@ -50,12 +51,15 @@ class Step:
         action: what is done with it.
         verdict: the outcome of its checks (of a restated event: as it stands).
         backfill: it is stored as history, so that no syncing client is sent it.
+        state_before: the state before it that was borrowed from another server; `None` where
+            it follows from the events before it.
     """
 
     node: Node
     action: Action
     verdict: Verdict
     backfill: bool = False
+    state_before: StateIds | None = None
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)
@@ -70,6 +74,7 @@ class Plan:
         extremities: the forward extremities that the room will have.
         mend_extremities: the stored forward extremities need correcting even where no
             event is received.
+        borrowed: the states before events that it takes from another server.
     """
 
     room_id: str
@@ -78,6 +83,7 @@ class Plan:
     state_changes: tuple[StateChange, ...]
     extremities: frozenset[str]
     mend_extremities: bool = False
+    borrowed: tuple[BorrowedState, ...] = ()
 
     @property
     def verdicts(self) -> list[Step]:
@@ -131,6 +137,8 @@ class RoomFacts:
         withheld: those of them that no repair judges again, each with the reason.
         arrived: where events arrived first that were stored anew since, by id; known only
             where there are soft-failed events to judge by it.
+        borrowed: accepted events whose stored state was taken from another server, and does
+            not follow from the events before them.
     """
 
     room_id: str
@@ -146,16 +154,20 @@ class RoomFacts:
     soft_failed: Mapping[str, Node] = attr.Factory(dict)
     withheld: Mapping[str, str] = attr.Factory(dict)
     arrived: Mapping[str, int] = attr.Factory(dict)
+    borrowed: frozenset[str] = frozenset()
 
     def chosen(self, scope: Scope) -> set[str]:
         """The ids of all the events that a repair of that scope may store anew."""
         return scope.select(self.suspects) | scope.select_soft_failed(self.soft_failed)
 
-    def fingerprint(self, scope: Scope, deliver: Deliver) -> str:
+    def fingerprint(
+        self, scope: Scope, deliver: Deliver, borrowed: Iterable[BorrowedState] = ()
+    ) -> str:
         """A digest of the request and of the facts that decide its plan.
 
         A message that is accepted meanwhile does not change it; a further rejection
-        in scope, a change of the current state or of what is damaged does.
+        in scope, a change of the current state or of what is damaged does, and so does
+        another state where one was borrowed.
         """
         chosen = scope.select(self.suspects)
         return _digest(
@@ -177,6 +189,7 @@ class RoomFacts:
                 "soft_failed": sorted(scope.select_soft_failed(self.soft_failed)),
                 "extremities": sorted(self.bad_extremities),
                 "state": sorted((*k, v) for k, v in self.current_state.items()),
+                "borrowed": digests(borrowed),
             }
         )
 

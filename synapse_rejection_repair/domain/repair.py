@@ -6,6 +6,7 @@ from typing import Any
 
 import attr
 
+from synapse_rejection_repair.domain.borrowed import BorrowedState
 from synapse_rejection_repair.domain.job import Job
 from synapse_rejection_repair.domain.model import StateChange
 from synapse_rejection_repair.domain.plan import Deliver
@@ -21,12 +22,19 @@ class RepairRequest:
         deliver: how clients are told.
         fingerprint: of the dry run that it is bound to, `None` if it is not.
         undoes: the repair that it undoes; `None` if it is a repair itself.
+        state_from: the server whose state is taken before events that fail by ours; `None`
+            for none.
+        borrowed: these states, as they were when the job was made.
+        automatic: no admin asked for it.
     """
 
     scope: Scope
     deliver: Deliver
     fingerprint: str | None = None
     undoes: str | None = None
+    state_from: str | None = None
+    borrowed: tuple[BorrowedState, ...] = ()
+    automatic: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """What JSON can hold of it: all."""
@@ -38,6 +46,9 @@ class RepairRequest:
             "deliver": self.deliver.value,
             "fingerprint": self.fingerprint,
             "undoes": self.undoes,
+            "state_from": self.state_from,
+            "borrowed": [one.to_json() for one in self.borrowed],
+            "automatic": self.automatic,
         }
 
     @classmethod
@@ -53,6 +64,9 @@ class RepairRequest:
             deliver=Deliver(value["deliver"]),
             fingerprint=value["fingerprint"],
             undoes=value.get("undoes"),
+            state_from=value.get("state_from"),
+            borrowed=tuple(BorrowedState.from_json(v) for v in value.get("borrowed", ())),
+            automatic=value.get("automatic", False),
         )
 
 

@@ -103,6 +103,7 @@ class Alert:
             noticed, in milliseconds.
         alerted_ts: when the alert was raised, in milliseconds.
         cascade: how many events followed the root by then.
+        repair_id: the repair of the root that was begun without an admin; `None` if none was.
     """
 
     room_id: str
@@ -112,6 +113,7 @@ class Alert:
     first_ts: int
     alerted_ts: int
     cascade: int
+    repair_id: str | None = None
 
 
 def roots_behind(cited: Iterable[str], ancestry: Mapping[str, Behind]) -> tuple[str, ...]:

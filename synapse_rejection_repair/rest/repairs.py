@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 
@@ -17,9 +18,21 @@ from synapse_rejection_repair.repair import RepairService
 from synapse_rejection_repair.rest import params, serialise
 from synapse_rejection_repair.rest.paths import pattern
 
-_BODY = ("dry_run", "event_ids", "since_ts", "until_ts", "force", "deliver", "plan")
+_BODY = (
+    "dry_run",
+    "event_ids",
+    "since_ts",
+    "until_ts",
+    "force",
+    "deliver",
+    "plan",
+    "state_from",
+)
 _MAX_EVENTS_SHOWN = 1000
 _MAX_IDS = 1000
+
+# The spec's grammar ("Identifier Grammar", Server Name).
+_SERVER_NAME = re.compile(r"([0-9A-Za-z.-]{1,230}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
 
 
 class RepairServlet(RestServlet):
@@ -37,14 +50,14 @@ class RepairServlet(RestServlet):
         body = params.body(request, _BODY)
         wanted = _repair_request(body)
         if params.boolean(body, "dry_run", True):
-            return HTTPStatus.OK, _plan(await self._service.dry_run(room_id, wanted))
+            return HTTPStatus.OK, _plan(await self._service.dry_run(room_id, wanted), wanted)
         job = await self._service.start(room_id, wanted)
         return HTTPStatus.OK, {"repair_id": job.job_id}
 
 
-def _plan(plan: Plan) -> JsonDict:
+def _plan(plan: Plan, wanted: RepairRequest) -> JsonDict:
     verdicts = plan.verdicts
-    return {
+    answer: JsonDict = {
         "dry_run": True,
         "fingerprint": plan.fingerprint,
         "summary": {
@@ -67,6 +80,9 @@ def _plan(plan: Plan) -> JsonDict:
         ],
         "events_total": len(verdicts),
     }
+    if wanted.state_from is not None:
+        answer["states"] = [serialise.borrowed(one, wanted.state_from) for one in plan.borrowed]
+    return answer
 
 
 def _repair_request(body: Mapping[str, object]) -> RepairRequest:
@@ -79,6 +95,7 @@ def _repair_request(body: Mapping[str, object]) -> RepairRequest:
         scope=Scope(event_ids, since_ts, until_ts, _event_ids(body, "force")),
         deliver=_deliver(body),
         fingerprint=_fingerprint(body),
+        state_from=_server(body, "state_from"),
     )
 
 
@@ -113,4 +130,13 @@ def _fingerprint(body: Mapping[str, object]) -> str | None:
     value = body["plan"]
     if not isinstance(value, str) or not value:
         raise InvalidParam("plan", "must be the fingerprint that a dry run answered with")
+    return value
+
+
+def _server(body: Mapping[str, object], name: str) -> str | None:
+    if name not in body:
+        return None
+    value = body[name]
+    if not isinstance(value, str) or not _SERVER_NAME.fullmatch(value):
+        raise InvalidParam(name, "must be the name of a server")
     return value

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import attr
 
+from synapse_rejection_repair.domain.borrowed import BorrowedState
 from synapse_rejection_repair.domain.imports import ImportJob
 from synapse_rejection_repair.domain.listing import Listing, Page
 from synapse_rejection_repair.domain.model import JsonDict, StateChange
@@ -45,6 +46,8 @@ def repair(job: RepairJob) -> JsonDict:
     return {
         "repair_id": job.job_id,
         "undoes": job.request.undoes,
+        "state_from": job.request.state_from,
+        "automatic": job.request.automatic,
         "room_id": job.room_id,
         "status": job.status.value,
         "total": progress.total,
@@ -82,6 +85,19 @@ def import_(job: ImportJob) -> JsonDict:
         "created_ts": job.created_ts,
         "started_ts": job.started_ts,
         "finished_ts": job.finished_ts,
+    }
+
+
+def borrowed(state: BorrowedState, server: str) -> JsonDict:
+    """What a state that is taken from another server changes against ours."""
+    return {
+        "event_id": state.event_id,
+        "server": server,
+        "state_differences": [
+            {"type": c.type, "state_key": c.state_key, "ours": c.before, "theirs": c.after}
+            for c in state.difference[:_SHOWN]
+        ],
+        "differences_total": len(state.difference),
     }
 
 

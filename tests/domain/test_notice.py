@@ -6,6 +6,7 @@ import shlex
 
 from synapse_rejection_repair.diagnosis import Root
 from synapse_rejection_repair.domain.cascade import Cascade
+from synapse_rejection_repair.domain.healing import Healed
 from synapse_rejection_repair.domain.model import ACCEPTED, Check, Node, Outcome, Verdict
 from synapse_rejection_repair.domain.watch import Alert
 from synapse_rejection_repair.notice import SHOWN, notice
@@ -69,3 +70,12 @@ def test_others_write_no_lines() -> None:
     text = notice([_alert(error=evil, room_id="!r" + evil)], [root], API)
     assert sum(line.startswith("curl ") for line in text.splitlines()) == 2
     assert len(notice([_alert(error="x" * 100_000)], [root], API)) < 10_000
+
+
+def test_what_became_of_it_without_an_admin() -> None:
+    done = notice([_alert()], [], API, {"$x": Healed("abc", "complete")})
+    assert "repaired without you: repair abc is complete" in done and f"{API}/repairs/abc" in done
+    failed = notice([_alert()], [], API, {"$x": Healed("abc", "failed")})
+    assert "repair was begun without you: repair abc is failed" in failed
+    waits = notice([_alert()], [], API, {"$x": Healed(waits="Nobody\nholds it")})
+    assert "waits for you to repair it: Nobody\N{REPLACEMENT CHARACTER}holds it" in waits

@@ -73,6 +73,7 @@ class World:
         self.unindexed: set[str] = set()
         self.journal: list[tuple[str, Action]] = []
         self.unfinished: set[str] = set()
+        self.borrowed: set[str] = set()
         self.newest = 0
         self.job: RepairJob | None = None
         self.cancel_after: int | None = None
@@ -233,6 +234,7 @@ class World:
             ),
             unfinished={i: self.nodes[i] for i in self.unfinished - suspects.keys()},
             defects={},
+            borrowed=frozenset(self.borrowed),
         )
 
     def plan(self, scope: Scope | None = None, deliver: Deliver = Deliver.LIVE) -> Plan:
@@ -244,9 +246,16 @@ class World:
     def repair(self, scope: Scope | None = None, deliver: Deliver = Deliver.LIVE) -> RepairJob:
         """A real run, or the rest of one that was killed."""
         if self.job is None or self.job.status.over:
-            request = RepairRequest(scope or Scope(), deliver)
-            self.job = Job("j", ROOM, Status.SCHEDULED, request, RepairProgress())
-            self.journal = []
+            return self.repair_with(RepairRequest(scope or Scope(), deliver))
+        return self._run(self.job)
+
+    def repair_with(self, request: RepairRequest) -> RepairJob:
+        """A real run."""
+        self.job = Job("j", ROOM, Status.SCHEDULED, request, RepairProgress())
+        self.journal = []
+        return self._run(self.job)
+
+    def _run(self, job: RepairJob) -> RepairJob:
         ports: Any = self
         runner = RepairRunner(
             store=ports,
@@ -255,9 +264,10 @@ class World:
             writer=ports,
             make_checker=lambda room_id, version: FakeChecker(self),
             undoing=ports,
+            peer_states=ports,
             clock=ports,
         )
-        return run(runner.run(self.job))
+        return run(runner.run(job))
 
     # Clock.
 
@@ -317,6 +327,9 @@ class World:
             if (n := self.nodes.get(i)) is None or n.rejected is not None or n.outlier
         }
 
+    async def secure(self, *args: object) -> None:
+        pass
+
     async def settled(self, room_id: str, since_ms: int) -> bool:
         return True
 
@@ -325,7 +338,8 @@ class World:
         stale = set()
         for event_id, prevs in self.edges.items():
             node = self.nodes[event_id]
-            if node.rejected is None and len(prevs) == 1 and prevs[0] in self.after:
+            sound = node.rejected is None and event_id not in self.borrowed
+            if sound and len(prevs) == 1 and prevs[0] in self.after:
                 expected = dict(self.groups[self.after[prevs[0]]])
                 if node.key is not None:
                     expected[node.key] = event_id
@@ -379,7 +393,7 @@ class World:
         if step.action is Action.INDEX:
             self.unindexed.remove(event_id)
             return ACCEPTED
-        before = {} if node.outlier else self._state_before(node)
+        before = {} if node.outlier else step.state_before or self._state_before(node)
         if step.action is Action.RESTATE:
             sets = node.key is not None and node.rejected is None
             after = {**before, node.key: event_id} if sets and node.key else dict(before)
@@ -405,6 +419,8 @@ class World:
             self.unfinished.add(event_id)
         if step.verdict.soft_failed:
             self.soft_failed.add(event_id)
+        if step.state_before is not None:
+            self.borrowed.add(event_id)
         self._set(node, before)
         return verdict
 
@@ -480,3 +496,6 @@ class FakeChecker:
 
     def decide(self, event_id: str, accepted: bool) -> None:
         self._decided[event_id] = accepted
+
+    async def not_accepted(self, event_ids: Collection[str]) -> list[str]:
+        return [i for i in event_ids if self.rejected(i) is not False]
