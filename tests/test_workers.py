@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.harness.brake import brake
 from tests.harness.client import Client, JsonDict, MatrixError, quoted
 from tests.harness.compare import differences, search
 from tests.harness.federation import Pair, Room, running
-from tests.harness.incident import Incident, make_incident
+from tests.harness.incident import Incident, make_incident, promote
 from tests.harness.postgres import Postgres
 from tests.harness.redis import Redis
 from tests.harness.repairing import finished, health, progress, repair, start
@@ -344,6 +345,35 @@ def asked_of_all_at_once(b: WorkerServer, room: Room) -> str:
     refused = [a for a in answers if isinstance(a, MatrixError)]
     assert [(e.status, e.errcode) for e in refused] == 4 * [(409, "M_CONFLICT")]
     return job_id
+
+
+def test_repaired_once_by_itself(deployment: Deployment) -> None:
+    # One process tells of alerts, so this is the only one that has to know.
+    b, writer = deployment.b, PERSISTERS[0]
+    b.kill_worker(BACKGROUND)
+    file = b.folder / "homeserver.yaml"
+    config = yaml.safe_load(file.read_text())
+    config["modules"][0]["config"] = {"auto_repair": {"max_events": 100}}
+    file.write_text(yaml.safe_dump(config))
+    b.launch_worker(BACKGROUND)
+    b.wait_for_worker(BACKGROUND)
+
+    room = deployment.room_on(writer, "11")
+    r = room.room_id
+    b.sabotage(type="m.room.power_levels", room_id=r)
+    root = promote(room, room.carol, 50)
+    b.wait_for_event(root)
+    b.sabotage_off()
+    for number in range(4):
+        room.alice.send_message(r, f"No. {number}")
+    wait_for(lambda: b.rejected(r), what="the cascade")
+    wait_for(lambda: not b.rejected(r), 60, what="the room to be repaired")
+    (job,) = room.bob.repair_api("GET", "/repairs?room_id=" + quoted(r)[1:])["repairs"]
+    assert finished(room.bob, job["repair_id"])["status"] == "complete"
+    assert job["automatic"] is True and ran(b, job["repair_id"]) == [writer]
+    (alert,) = room.bob.repair_api("GET", "/alerts?room_id=" + quoted(r)[1:])["alerts"]
+    assert (alert["event_id"], alert["repair_id"]) == (root, job["repair_id"])
+    whole(room)
 
 
 def test_nothing_went_wrong_in_any_process(postgres: Postgres, deployment: Deployment) -> None:
