@@ -50,14 +50,16 @@ class RepairServlet(RestServlet):
         body = params.body(request, _BODY)
         wanted = _repair_request(body)
         if params.boolean(body, "dry_run", True):
-            return HTTPStatus.OK, _plan(await self._service.dry_run(room_id, wanted), wanted)
+            return HTTPStatus.OK, _plan(
+                await self._service.dry_run(room_id, wanted), wanted.state_from
+            )
         job = await self._service.start(room_id, wanted)
         return HTTPStatus.OK, {"repair_id": job.job_id}
 
 
-def _plan(plan: Plan, wanted: RepairRequest) -> JsonDict:
+def _plan(plan: Plan, state_from: str | None) -> JsonDict:
     verdicts = plan.verdicts
-    answer: JsonDict = {
+    return {
         "dry_run": True,
         "fingerprint": plan.fingerprint,
         "summary": {
@@ -79,10 +81,8 @@ def _plan(plan: Plan, wanted: RepairRequest) -> JsonDict:
             for step in verdicts[:_MAX_EVENTS_SHOWN]
         ],
         "events_total": len(verdicts),
+        "states": [serialise.borrowed(one, state_from) for one in plan.borrowed if state_from],
     }
-    if wanted.state_from is not None:
-        answer["states"] = [serialise.borrowed(one, wanted.state_from) for one in plan.borrowed]
-    return answer
 
 
 def _repair_request(body: Mapping[str, object]) -> RepairRequest:
