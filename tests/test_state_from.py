@@ -364,7 +364,7 @@ def test_the_room_is_whole_and_stays_so(world: World) -> None:
     assert "stale_state" not in health(room.bob, room_id)
     for body in ({}, {"state_from": room.a.name}):
         plan = dry_run(room.bob, room_id, **body)
-        assert plan["summary"] == {"accept": 0, "reject": 0, "restate": 0, "state_changes": []}
+        assert not any(plan["summary"].values())
     assert repair(room.bob, room_id)["accepted"] == 0
     assert compare.current_state(room.b, room_id) == compare.current_state(room.a, room_id)
 
