@@ -14,7 +14,6 @@ from synapse.module_api import ModuleApi
 
 from synapse_rejection_repair.adapter.admission import Admission, Admitted
 from synapse_rejection_repair.adapter.arrival_checker import ArrivalChecker
-from synapse_rejection_repair.adapter.arrival_outliers import ArrivalOutliers
 from synapse_rejection_repair.domain.model import ACCEPTED
 
 
@@ -36,4 +35,4 @@ class WithoutChecks:
 
         Admission.check = check  # type: ignore[assignment,method-assign]
         ArrivalChecker.verdict = verdict  # type: ignore[method-assign]
-        ArrivalOutliers.missing = missing  # type: ignore[method-assign]
+        ArrivalChecker.missing = missing  # type: ignore[method-assign]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 
 import attr
 
@@ -40,7 +40,7 @@ class ArrivalOrder:
 
     async def batches(
         self,
-    ) -> AsyncIterator[tuple[list[SourceEvent], list[Skipped], Position]]:
+    ) -> AsyncGenerator[tuple[list[SourceEvent], list[Skipped], Position], None]:
         """Batches of events to store, the events skipped since, and what is decided then."""
         while page := await self._source.history(self._room_id, self._read, self.page):
             self._read = page[-1].position
@@ -60,13 +60,8 @@ class ArrivalOrder:
         parents = {p for e in page for p in _parents(e)} - on_page.keys()
         held = await self._target.held({*on_page, *parents})
         elsewhere = {p for p in parents if held.get(p) in (None, Held.OUTLIER)}
-        later = {
-            event_id
-            for event_id, position in (
-                await self._source.positions(self._room_id, elsewhere)
-            ).items()
-            if position > self._read
-        }
+        there = await self._source.positions(self._room_id, elsewhere) if elsewhere else {}
+        later = {event_id for event_id, position in there.items() if position > self._read}
         batch = _Batch()
         undecided = set(on_page)
         for event in page:

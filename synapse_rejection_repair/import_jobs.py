@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 
 import attr
 
+from synapse_rejection_repair.ahead import Ahead
 from synapse_rejection_repair.arrival_order import ArrivalOrder
 from synapse_rejection_repair.comparison import missing, require_room
 from synapse_rejection_repair.domain.imports import (
@@ -20,7 +21,13 @@ from synapse_rejection_repair.domain.source import BEGINNING
 from synapse_rejection_repair.errors import RepairError
 from synapse_rejection_repair.media_import import MediaImport
 from synapse_rejection_repair.ports import Clock, JobStore
-from synapse_rejection_repair.ports_imports import ImportTarget, ImportWriter, Source, Sources
+from synapse_rejection_repair.ports_imports import (
+    ImportTarget,
+    ImportWriter,
+    Source,
+    Sources,
+    StoreBatch,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -153,23 +160,41 @@ class ImportRunner:
         arrivals = ArrivalOrder(
             source, self.target, job.room_id, job.progress.cursor or BEGINNING, _PAGE_BESIDE_OTHERS
         )
+        batches = self._verified(arrivals, writer)
         requests = self.requests_begun()
-        async for events, skipped, cursor in arrivals.batches():
-            seconds = (self.clock.now_ms() - began) / 1000
-            job = _with_rate(job, job.progress.done - done_before, seconds)
-            before = self.clock.now_ms()
-            job = await writer.store(job, events, cursor, skipped)
-            stored_in = (self.clock.now_ms() - before) / 1000
-            if job.cancel_requested:
-                break
-            alone = self.requests_begun() == requests
-            arrivals.page = _page(job, _PAGE if alone else _PAGE_BESIDE_OTHERS)
-            rest = 0.0 if alone else stored_in * _REST_BESIDE_OTHERS
-            requests = self.requests_begun()
-            await self.clock.pause(
-                max(rest, self._due(job, job.progress.done - done_before, began))
-            )
+        try:
+            while (store := await batches.next()) is not None:
+                seconds = (self.clock.now_ms() - began) / 1000
+                job = _with_rate(job, job.progress.done - done_before, seconds)
+                before = self.clock.now_ms()
+                job = await store(job, batches.begin)
+                stored_in = (self.clock.now_ms() - before) / 1000
+                if job.cancel_requested:
+                    break
+                alone = self.requests_begun() == requests
+                arrivals.page = _page(job, _PAGE if alone else _PAGE_BESIDE_OTHERS)
+                rest = 0.0 if alone else stored_in * _REST_BESIDE_OTHERS
+                requests = self.requests_begun()
+                await self.clock.pause(
+                    max(rest, self._due(job, job.progress.done - done_before, began))
+                )
+        finally:
+            await batches.close()
         return job
+
+    def _verified(self, arrivals: ArrivalOrder, writer: ImportWriter) -> Ahead[StoreBatch]:
+        """The batches, of which the next is verified, and one more read, while one is stored."""
+        read = Ahead(self.clock, arrivals.batches())
+
+        async def verified() -> AsyncGenerator[StoreBatch, None]:
+            try:
+                while (batch := await read.next()) is not None:
+                    read.begin()
+                    yield await writer.verify(*batch)
+            finally:
+                await read.close()
+
+        return Ahead(self.clock, verified())
 
     def _due(self, job: ImportJob, done: int, began: int) -> float:
         """How long to wait for the rate that was asked for, in seconds."""

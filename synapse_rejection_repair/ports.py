@@ -41,6 +41,9 @@ class Clock(Protocol):
     async def in_thread(self, func: Callable[..., T], *args: object) -> T:
         """Runs a pure function of much data in a thread."""
 
+    def begin(self, work: Callable[[], Awaitable[T]]) -> Awaitable[T]:
+        """Begins some work at once; gives what to await its result by, which must be done."""
+
 
 class RoomReader(Protocol):
     """Reads what the database says of rooms and their events. Never writes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import BinaryIO, Protocol
 
 from synapse_rejection_repair.domain.imports import (
@@ -21,6 +21,21 @@ from synapse_rejection_repair.domain.media import (
 )
 from synapse_rejection_repair.domain.model import StateIds
 from synapse_rejection_repair.domain.source import Position, SourceEvent
+
+
+class StoreBatch(Protocol):
+    """Stores some events whose ids, hashes and signatures are verified."""
+
+    async def __call__(self, job: ImportJob, meanwhile: Callable[[], None]) -> ImportJob:
+        """Runs the authorization rules and stores the events, noting how far the import is.
+
+        Args:
+            job: the import.
+            meanwhile: called once all that is left is to wait for the database.
+
+        Returns:
+            The job as it was saved in the last of the transactions.
+        """
 
 
 class MediaFiles(Protocol):
@@ -164,18 +179,16 @@ class ImportWriter(Protocol):
         Those that the job has already are kept, if they are still good.
         """
 
-    async def store(
-        self,
-        job: ImportJob,
-        events: Sequence[SourceEvent],
-        cursor: Position | None,
-        skipped: Sequence[Skipped],
-    ) -> ImportJob:
-        """Checks and stores some events, and notes in the same transactions how far it is.
+    async def verify(
+        self, events: Sequence[SourceEvent], skipped: Sequence[Skipped], cursor: Position
+    ) -> StoreBatch:
+        """Verifies some events, which may be done while those before them are stored.
 
         Args:
-            job: the import.
             events: the events, parents first.
-            cursor: the position before which everything is decided once they are stored.
             skipped: the events that have been skipped since the last call.
+            cursor: the position before which everything is decided once they are stored.
+
+        Returns:
+            What stores them.
         """

@@ -12,6 +12,7 @@ from signedjson.types import VerifyKey
 from synapse.api.errors import SynapseError
 from synapse.api.room_versions import KNOWN_ROOM_VERSIONS, RoomVersion
 from synapse.crypto.event_signing import check_event_content_hash
+from synapse.event_auth import validate_event_for_room_version
 from synapse.events import EventBase
 from synapse.events.utils import prune_event
 from synapse.federation.federation_base import event_from_pdu_json
@@ -46,7 +47,7 @@ class Admitted:
 
 
 class Admission:
-    """Verifies ids, hashes and, if told so, signatures.
+    """Verifies ids, hashes, limits and, if told so, signatures: all that needs no other event.
 
     Args:
         hs: the homeserver.
@@ -135,6 +136,7 @@ def _admit(room_id: str, version: RoomVersion, source: SourceEvent) -> Admitted 
             # What was redacted long ago is stored without its content: nothing is lost then.
             pruned = bool(redacted.content != event.content)
             event = redacted
+        validate_event_for_room_version(event)
     except SynapseError as e:
         return Skipped(source.event_id, Skip.MALFORMED, e.msg)
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError):

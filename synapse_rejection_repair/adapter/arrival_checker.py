@@ -6,47 +6,51 @@ from collections import OrderedDict
 from collections.abc import Collection
 
 from synapse.api.constants import EventTypes, RejectedReason
-from synapse.api.errors import AuthError, EventSizeError
-from synapse.event_auth import validate_event_for_room_version
 from synapse.events import EventBase, make_event_from_dict
 from synapse.events.snapshot import EventContext
-from synapse.server import HomeServer
-from synapse.types.state import StateFilter
 
 from synapse_rejection_repair.adapter.checker import EventChecker
-from synapse_rejection_repair.adapter.database import Database
-from synapse_rejection_repair.adapter.integrity import IntegrityCheck
+from synapse_rejection_repair.adapter.group_states import GroupStates
 from synapse_rejection_repair.domain.model import (
     ACCEPTED,
-    Check,
     Node,
-    Outcome,
     StateIds,
     StateKey,
     Verdict,
 )
-from synapse_rejection_repair.ports import Clock, StateLookup
 
 _REMEMBERED_CASES = 10_000
 """How many outcomes of the authorization rules are kept in memory."""
 
+_LOOKED_INTO = frozenset(
+    {
+        EventTypes.Aliases,
+        EventTypes.Create,
+        EventTypes.Member,
+        EventTypes.PowerLevels,
+        EventTypes.Redaction,
+        EventTypes.ThirdPartyInvite,
+    }
+)
+"""The types that have rules of their own. Of other events that are no state, the rules see nothing
+but who sent them, their type, and the events that they are run against ("Authorization rules" of
+the room versions).
+"""
 
-class ArrivalChecker(EventChecker):
-    """Checks events of one room that are not stored yet, or not in full.
+_Case = tuple[str, str, tuple[str, ...], object]
 
-    Args: as for `EventChecker`.
+
+class ArrivalChecker:
+    """Runs the authorization rules on events that `Admission` has let pass.
+
+    Args:
+        checker: runs the rules on whatever event.
+        groups: knows the states at events.
     """
 
-    def __init__(
-        self,
-        hs: HomeServer,
-        database: Database,
-        integrity: IntegrityCheck,
-        clock: Clock,
-        room_id: str,
-        room_version: str,
-    ) -> None:
-        super().__init__(hs, database, integrity, clock, room_id, room_version)
+    def __init__(self, checker: EventChecker, groups: GroupStates) -> None:
+        self._checker = checker
+        self._groups = groups
         self._allowed: OrderedDict[_Case, None] = OrderedDict()
 
     async def verdict(self, event: EventBase, context: EventContext | None) -> Verdict:
@@ -56,19 +60,35 @@ class ArrivalChecker(EventChecker):
             event: the event.
             context: the state at it; `None` for an outlier, which has none.
         """
-        case = _case(event, context)
-        if case is not None and case in self._allowed:
-            self._allowed.move_to_end(case)
-            return _validity(event)
-        self._batch = {event.event_id: event}
-        self._broken = {}
-        lookup = None if context is None else _lookup(context)
-        verdict = await self.check(node_of(event), lookup, force=False)
-        if case is not None and verdict.accepted:
+        if context is None:
+            self._checker.take(event)
+            return await self._checker.check(node_of(event), None, force=False)
+        group = context.state_group_before_event
+        assert group is not None
+
+        async def lookup(keys: Collection[StateKey]) -> StateIds:
+            return await self._groups.entries(group, keys)
+
+        seen = (event.type, event.sender, tuple(event.auth_event_ids()))
+        alike = not event.is_state() and event.type not in _LOOKED_INTO
+        if alike and (*seen, group) in self._allowed:
+            return ACCEPTED
+        self._checker.take(event)
+        node = node_of(event)
+        if not alike:
+            return await self._checker.check(node, lookup, force=False)
+        state = await lookup(self._checker.auth_keys(node))
+        against = (*seen, frozenset(state.items()))
+        if against not in self._allowed:
+            verdict = await self._checker.check(node, lookup, force=False)
+            if not verdict.accepted:
+                return verdict
+        for case in (against, (*seen, group)):
             self._allowed[case] = None
-            while len(self._allowed) > _REMEMBERED_CASES:
-                self._allowed.popitem(last=False)
-        return verdict
+            self._allowed.move_to_end(case)
+        while len(self._allowed) > _REMEMBERED_CASES:
+            self._allowed.popitem(last=False)
+        return ACCEPTED
 
     def keep(self, event: EventBase, rejected: bool) -> None:
         """Takes an event as decided, and ready to be cited, before it is stored."""
@@ -78,34 +98,12 @@ class ArrivalChecker(EventChecker):
             event = make_event_from_dict(
                 event.get_pdu_json(), event.room_version, rejected_reason=RejectedReason.AUTH_ERROR
             )
-        self._remembered[event.event_id] = event
-        self._remembered.move_to_end(event.event_id)
+        self._checker.remember(event)
 
-
-_Case = tuple[str, str, tuple[str, ...], int]
-
-
-def _case(event: EventBase, context: EventContext | None) -> _Case | None:
-    """What the authorization rules look at of a message; `None` where they look at more.
-
-    Of an event that is neither state nor a redaction, the rules see nothing but who sent
-    it, its type, and the events that they are run against ("Authorization rules" of the
-    room versions).
-    """
-    if context is None or context.state_group_before_event is None:
-        return None
-    if event.is_state() or event.type == EventTypes.Redaction:
-        return None
-    group = context.state_group_before_event
-    return (event.type, event.sender, tuple(event.auth_event_ids()), group)
-
-
-def _validity(event: EventBase) -> Verdict:
-    try:
-        validate_event_for_room_version(event)
-    except (AuthError, EventSizeError) as e:
-        return Verdict(Outcome.REJECT, Check.VALIDITY, e.msg)
-    return ACCEPTED
+    async def missing(self, event_ids: Collection[str]) -> list[str]:
+        """Those of the events that are neither stored, as whatever, nor kept."""
+        found = await self._checker.events(event_ids)
+        return [i for i in event_ids if i not in found]
 
 
 def node_of(event: EventBase) -> Node:
@@ -121,10 +119,3 @@ def node_of(event: EventBase) -> Node:
         prev_event_ids=(),
         auth_event_ids=tuple(event.auth_event_ids()),
     )
-
-
-def _lookup(context: EventContext) -> StateLookup:
-    async def lookup(keys: Collection[StateKey]) -> StateIds:
-        return await context.get_prev_state_ids(StateFilter.from_types(keys))
-
-    return lookup

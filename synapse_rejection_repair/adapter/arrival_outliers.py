@@ -48,11 +48,6 @@ class ArrivalOutliers:
         self._room_version = room_version
         self._keys_from = keys_from
 
-    async def missing(self, event_ids: Collection[str]) -> list[str]:
-        """Those of the events that are not stored, as whatever."""
-        found = await self._checker.events(event_ids)
-        return [i for i in event_ids if i not in found]
-
     async def bring(self, event_ids: Collection[str]) -> list[str]:
         """Stores events, with what they cite, as outliers; gives those that cannot be had.
 
@@ -70,7 +65,7 @@ class ArrivalOutliers:
             unavailable |= wanted - had.keys()
             found.update(had)
             cited = {i for a in admitted for i in a.event.auth_event_ids()} - found.keys()
-            wanted = set(await self.missing(cited - unavailable))
+            wanted = set(await self._checker.missing(cited - unavailable))
 
         pairs: list[tuple[EventBase, EventContext]] = []
         for node in in_order({i: node_of(a.event) for i, a in found.items()}):

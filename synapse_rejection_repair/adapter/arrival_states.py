@@ -9,6 +9,7 @@ from synapse.events import EventBase
 from synapse.events.snapshot import EventContext
 from synapse.server import HomeServer
 
+from synapse_rejection_repair.adapter.group_states import GroupStates
 from synapse_rejection_repair.adapter.reader import SynapseReader
 from synapse_rejection_repair.domain.model import StateIds
 
@@ -22,20 +23,23 @@ class ArrivalStates:
     Args:
         hs: a homeserver process that writes events.
         reader: reads the state groups of stored events.
+        groups: told of the state groups that are made.
     """
 
-    def __init__(self, hs: HomeServer, reader: SynapseReader) -> None:
+    def __init__(self, hs: HomeServer, reader: SynapseReader, groups: GroupStates) -> None:
         self._storage = hs.get_storage_controllers()
         self._store = hs.get_datastores().main
         self._state_handler = hs.get_state_handler()
         self._reader = reader
+        self._known = groups
         self._groups: OrderedDict[str, int] = OrderedDict()
         self._unstored: set[str] = set()
 
     async def read(self, event_ids: Iterable[str]) -> None:
         """Remembers the state groups of those of some events that are stored."""
         unknown = [i for i in set(event_ids) if i not in self._groups]
-        self._remember(await self._reader.state_groups(unknown))
+        if unknown:
+            self._remember(await self._reader.state_groups(unknown))
 
     def take(self, event_id: str, context: EventContext) -> None:
         """Takes an event as about to be stored, so that others can follow it."""
@@ -87,7 +91,9 @@ class ArrivalStates:
         for prev, group in groups.items():
             if prev in self._unstored:
                 self._store._get_state_group_for_event.prefill((prev,), group)
-        return await self._state_handler.compute_event_context(event)
+        context = await self._state_handler.compute_event_context(event)
+        self._known.learn(context)
+        return context
 
     async def given(self, event: EventBase, state: StateIds) -> EventContext:
         """The context of an event whose state before it is given."""

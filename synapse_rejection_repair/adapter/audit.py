@@ -159,6 +159,11 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ),
     ("synapse.event_auth", "check_state_dependent_auth_rules", ("event", "auth_events")),
     ("synapse.event_auth", "validate_event_for_room_version", ("event",)),
+    (
+        "synapse.storage.controllers.state",
+        "StateStorageController.get_state_ids_for_group",
+        ("state_group", "state_filter"),
+    ),
     ("synapse.event_auth", "auth_types_for_event", ("room_version", "event")),
     (
         "synapse.events",

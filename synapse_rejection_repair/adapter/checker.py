@@ -114,6 +114,16 @@ class EventChecker:
         auth_ids = {a for event in self._batch.values() for a in event.auth_event_ids()}
         await self.events(auth_ids)
 
+    def take(self, event: EventBase) -> None:
+        """Takes an event that is not stored as the batch that is loaded."""
+        self._batch = {event.event_id: event}
+        self._broken = {}
+
+    def remember(self, event: EventBase) -> None:
+        """Takes an event that is not stored yet as one that can be cited."""
+        self._remembered[event.event_id] = event
+        self._remembered.move_to_end(event.event_id)
+
     def event(self, event_id: str) -> EventBase:
         """A loaded event, as it would arrive: not rejected, not stored.
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from synapse.logging.context import defer_to_thread
+from synapse.logging.context import (
+    defer_to_thread,
+    make_deferred_yieldable,
+    run_in_background,
+)
 from synapse.server import HomeServer
 from synapse.util.duration import Duration
 
@@ -45,3 +49,12 @@ class ReactorClock:
         """Runs a pure function of much data in a thread."""
         result: T = await defer_to_thread(self._reactor, func, *args)
         return result
+
+    def begin(self, work: Callable[[], Awaitable[T]]) -> Awaitable[T]:
+        """Begins some work at once; gives what to await its result by, which must be done."""
+        running = run_in_background(work)
+
+        async def result() -> T:
+            return await make_deferred_yieldable(running)
+
+        return result()

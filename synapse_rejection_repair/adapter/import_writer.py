@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import attr
 from synapse.api.constants import EventTypes, RejectedReason
@@ -16,7 +16,9 @@ from synapse_rejection_repair.adapter.arrival_checker import ArrivalChecker
 from synapse_rejection_repair.adapter.arrival_outliers import ArrivalOutliers
 from synapse_rejection_repair.adapter.arrival_states import ArrivalStates
 from synapse_rejection_repair.adapter.arrivals import ArrivalHooks
+from synapse_rejection_repair.adapter.checker import EventChecker
 from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.adapter.group_states import GroupStates
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.integrity import IntegrityCheck
 from synapse_rejection_repair.adapter.jobstore import SynapseJobStore
@@ -34,7 +36,7 @@ from synapse_rejection_repair.domain.imports import (
 from synapse_rejection_repair.domain.model import Check
 from synapse_rejection_repair.domain.source import Position, SourceEvent
 from synapse_rejection_repair.ports import Clock
-from synapse_rejection_repair.ports_imports import Source
+from synapse_rejection_repair.ports_imports import Source, StoreBatch
 
 _PER_TRANSACTION = 100
 """How many events are handed to Synapse at once: as many as it stores in one transaction."""
@@ -99,8 +101,10 @@ class SynapseImportWriter:
         self._room_version = room_version
         self._source = source
         self._keys_from = source if verify else None
-        self._checker = ArrivalChecker(hs, database, integrity, clock, room_id, room_version)
-        self._states = ArrivalStates(hs, reader)
+        groups = GroupStates(hs)
+        checker = EventChecker(hs, database, integrity, clock, room_id, room_version)
+        self._checker = ArrivalChecker(checker, groups)
+        self._states = ArrivalStates(hs, reader, groups)
         self._outliers = ArrivalOutliers(
             hs, admission, self._checker, source, room_id, room_version, self._keys_from
         )
@@ -131,27 +135,40 @@ class SynapseImportWriter:
         )
         return bool(rows)
 
-    async def store(
-        self,
-        job: ImportJob,
-        events: Sequence[SourceEvent],
-        cursor: Position | None,
-        skipped: Sequence[Skipped],
-    ) -> ImportJob:
-        """Checks and stores some events, and notes in the same transactions how far it is.
+    async def verify(
+        self, events: Sequence[SourceEvent], skipped: Sequence[Skipped], cursor: Position
+    ) -> StoreBatch:
+        """Verifies some events, which may be done while those before them are stored.
 
         Args:
-            job: the import.
             events: the events, parents first.
-            cursor: the position before which everything is decided once they are stored.
             skipped: the events that have been skipped since the last call.
+            cursor: the position before which everything is decided once they are stored.
+
+        Returns:
+            What stores them.
         """
         admitted, failed = await self._admission.check(
             self._room_id, self._room_version, events, self._keys_from
         )
         left_out = [*skipped, *failed]
-        await self._states.read(p for a in admitted for p in a.event.prev_event_ids())
-        self._had_as_outliers = await self._stored_outliers([a.event.event_id for a in admitted])
+
+        async def store(job: ImportJob, meanwhile: Callable[[], None]) -> ImportJob:
+            return await self._take_in(job, admitted, left_out, cursor, meanwhile)
+
+        return store
+
+    async def _take_in(
+        self,
+        job: ImportJob,
+        admitted: Sequence[Admitted],
+        left_out: list[Skipped],
+        cursor: Position,
+        meanwhile: Callable[[], None],
+    ) -> ImportJob:
+        here = {a.event.event_id for a in admitted}
+        await self._states.read({p for a in admitted for p in a.event.prev_event_ids()} - here)
+        self._had_as_outliers = await self._stored_outliers(here)
         try:
             for one in admitted:
                 if len(self._pending) >= _PER_TRANSACTION:
@@ -169,6 +186,7 @@ class SynapseImportWriter:
                 if found.skipped is not None:
                     left_out.append(found.skipped)
                 await self._clock.breathe()
+            meanwhile()
             return await self._flush(job, cursor, left_out, last=True)
         except BaseException:
             # The groups were made known before the events were stored.
@@ -189,7 +207,7 @@ class SynapseImportWriter:
         """What becomes of an event; `None` if what is pending has to be stored first."""
         event, source = admitted.event, admitted.source
         cited = [i for i in event.auth_event_ids() if i not in self._pending]
-        missing = await self._outliers.missing(cited)
+        missing = await self._checker.missing(cited)
         if missing:
             if self._pending:
                 return None

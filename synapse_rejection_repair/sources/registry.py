@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping
+from threading import Lock
 from typing import TypeVar
 
 from synapse_rejection_repair.config import SourceConfig
@@ -70,9 +71,14 @@ class ThreadedSource:
         self._database = database
         self._files = files
         self._clock = clock
+        self._one_at_a_time = Lock()
 
     async def _run(self, func: Callable[..., T], *args: object) -> T:
-        return await _guarded(self._name, self._clock, func, *args)
+        def run() -> T:
+            with self._one_at_a_time:
+                return func(*args)
+
+        return await _guarded(self._name, self._clock, run)
 
     async def rooms(self) -> dict[str, int]:
         """How many events the old server has accepted, by room."""

@@ -283,6 +283,9 @@ class World:
     async def in_thread(self, func: Callable[..., T], *args: object) -> T:
         return func(*args)
 
+    def begin(self, work: Callable[[], Awaitable[T]]) -> Awaitable[T]:
+        return work()
+
     # RoomReader.
 
     async def require_room(self, room_id: str) -> str:
