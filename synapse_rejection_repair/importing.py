@@ -71,17 +71,22 @@ class ImportService:
         source = await self.sources.open(name)
         try:
             counts = await source.rooms()
-            ordered = sorted(
-                counts,
-                key=lambda r: (counts[r] if page.order_by == "events" else 0, r),
-                reverse=page.backwards,
-            )
+            joined = await self.target.joined_rooms(list(counts))
+            lacking: dict[str, int] = {}
+            if page.order_by == "missing":
+                lacking = {r: await missing(source, self.target, r) for r in counts}
+            key: Callable[[str], tuple[object, str]] = {
+                "events": lambda r: (counts[r], r),
+                "missing": lambda r: (lacking[r], r),
+                "joined": lambda r: (r in joined, r),
+            }.get(page.order_by, lambda r: (0, r))
+            ordered = sorted(counts, key=key, reverse=page.backwards)
             shown = ordered[page.start : page.start + page.limit]
-            joined = await self.target.joined_rooms(shown)
-            rows = [
-                SourceRoom(r, counts[r], await missing(source, self.target, r), r in joined)
-                for r in shown
-            ]
+            # To count them takes a look at each event: only those that are asked for.
+            for r in shown:
+                if r not in lacking:
+                    lacking[r] = await missing(source, self.target, r)
+            rows = [SourceRoom(r, counts[r], lacking[r], r in joined) for r in shown]
             return Listing(rows, len(counts))
         finally:
             await source.close()

@@ -113,6 +113,7 @@ class MediaImport:
         """
         files = self.require_possible(job.request.source, source)
         origin = await source.server_name()
+        job = await self._count_last(job, source)
         after = job.progress.media.cursor or BEGINNING
         async for events, cursor in _pages(source, job.room_id, after):
             wanted = _named(events)
@@ -125,12 +126,13 @@ class MediaImport:
                 if mxc.server == origin
             ]
             for mxc in sorted(found):
+                job = await self.target.note(job, attr.evolve(progress, coming=mxc), ())
+                if job.cancel_requested:
+                    return job
                 wrong = await self.target.copy(found[mxc], files)
                 if wrong is None:
                     progress = progress.took(found[mxc])
                     job = await self.target.note(job, progress, ())
-                    if job.cancel_requested:
-                        return job
                 else:
                     skipped.append(SkippedMedium(mxc, wrong))
                 await self.clock.pause()
@@ -138,6 +140,14 @@ class MediaImport:
             if job.cancel_requested:
                 return job
         return job
+
+    async def _count_last(self, job: ImportJob, source: Source) -> ImportJob:
+        """Counts the medium that was being copied when the server was killed, if it is here."""
+        progress, last = job.progress.media, job.progress.media.coming
+        if last is None or not await self.target.present([last]):
+            return job
+        found = await source.media([last])
+        return await self.target.note(job, progress.took(found[last]), ()) if found else job
 
 
 def _named(events: Iterable[SourceEvent]) -> set[Mxc]:

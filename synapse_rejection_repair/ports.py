@@ -41,6 +41,9 @@ class Clock(Protocol):
     async def in_thread(self, func: Callable[..., T], *args: object) -> T:
         """Runs a pure function of much data in a thread."""
 
+    def from_thread(self, func: Callable[[], None]) -> Callable[[], None]:
+        """Gives what any thread may call to have a function called where everything else runs."""
+
     def begin(self, work: Callable[[], Awaitable[T]]) -> Awaitable[T]:
         """Begins some work at once; gives what to await its result by, which must be done."""
 

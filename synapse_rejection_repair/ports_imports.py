@@ -31,7 +31,7 @@ class StoreBatch(Protocol):
 
         Args:
             job: the import.
-            meanwhile: called once all that is left is to wait for the database.
+            meanwhile: called when all that is left is to wait for the database.
 
         Returns:
             The job as it was saved in the last of the transactions.

@@ -133,6 +133,7 @@ def test_every_other_room_version(tmp_path: Path) -> None:
         a.stop()
         theirs = {w.room_id: accepted(a, w.room_id) for w in worlds}
         lacking = {w.room_id: theirs[w.room_id] - accepted(b, w.room_id) for w in worlds}
+        sorted_rooms(bob, theirs, lacking)
         body = {"source": "old", "dry_run": False, "room_ids": [*theirs]}
         answer = bob.repair_api("POST", "/imports", body)
         jobs = [finished(bob, room["import_id"]) for room in answer["rooms"]]
@@ -147,6 +148,22 @@ def test_every_other_room_version(tmp_path: Path) -> None:
             edited = bob.event(world.room_id, world.edited)
             assert "m.replace" in edited["unsigned"]["m.relations"]
         assert b.errors_in_log() == []
+
+
+def sorted_rooms(bob: Client, theirs: dict[str, set[str]], lacking: dict[str, set[str]]) -> None:
+    """The rooms of the source in each order that may be asked for, a page at a time."""
+    rows = {r: {"room_id": r, "events": len(theirs[r]), "missing": len(lacking[r])} for r in theirs}
+    for order_by in ("room_id", "events", "missing", "joined"):
+        for backwards in (False, True):
+            expected = sorted(
+                rows, key=lambda r: (rows[r].get(order_by, True), r), reverse=backwards
+            )
+            query = {"order_by": order_by, "dir": "b" if backwards else "f", "limit": "4"}
+            first = bob.repair_api("GET", "/sources/old/rooms", params=query)
+            query["from"] = first["next_token"]
+            second = bob.repair_api("GET", "/sources/old/rooms", params=query)
+            found = [*first["rooms"], *second["rooms"]]
+            assert found == [{**rows[r], "joined": True} for r in expected]
 
 
 def compare(world: OldWorld, theirs: set[str], lacking: set[str]) -> None:

@@ -105,7 +105,7 @@ def test_an_import(world: World) -> None:
     judge, room_id = world.judge, world.old.room_id
     here = "/v1" + room_path(room_id, "import")
     assert judge.ok("GET", "/v1/sources")["total"] == 2
-    for order_by in ("room_id", "events"):
+    for order_by in ("room_id", "events", "missing", "joined"):
         found = judge.ok("GET", "/v1/sources/old/rooms", order_by=order_by, dir="b", limit="1")
         assert [room["room_id"] for room in found["rooms"]] == [room_id]
     summary = judge.ok("POST", here, {"source": "old"})["summary"]

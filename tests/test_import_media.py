@@ -24,6 +24,7 @@ from tests.oldworld import MODULE, OldRoom, begin, come_late, finished, job_path
 from tests.openapi import Contract, Judge
 
 STORE_MEDIUM = "store_cached_remote_media"
+NOTE_MEDIUM = "rejection_repair_note_media"
 
 
 def picture(seed: int) -> bytes:
@@ -192,17 +193,24 @@ def test_pictures_outlive_the_old_server(gallery: Gallery) -> None:
     assert not rows(b, "remote_media_cache", "media_id")
     assert not download(world.bob, gallery.uris["picture"]).ok, "nobody is there to give it"
 
-    # Killed when the second one is stored, and again just before the next would be.
-    brake(gallery.control, {"transaction": STORE_MEDIUM, "nth": 2, "kill": "after"})
+    # Killed when the first one is stored, just before the next would be, and when it is noted.
+    brake(gallery.control, {"transaction": STORE_MEDIUM, "nth": 1, "kill": "after"})
     job_id = world.import_room(wait=False, media=True)["import_id"]
     wait_dead(b)
-    brake(gallery.control, {"transaction": STORE_MEDIUM, "nth": 1, "kill": "before"})
-    b.start()
-    wait_dead(b)
+    for transaction, nth, moment in (
+        (STORE_MEDIUM, 1, "before"),
+        (NOTE_MEDIUM, 2, "before"),
+        (NOTE_MEDIUM, 3, "after"),
+    ):
+        brake(gallery.control, {"transaction": transaction, "nth": nth, "kill": moment})
+        b.start()
+        wait_dead(b)
     b.start()
     job = finished(world.bob, job_id)
 
     assert job["status"] == "complete", job
+    assert job["media"]["copied"] == len(ARRIVING), "each is counted once"
+    assert job["media"]["bytes"] == sum(len(gallery.contents[name]) for name in ARRIVING)
     assert gallery.skipped(job) == SPOILED
     assert sorted(job["media"]["skipped"].items()) == sorted((r, 1) for r in SPOILED.values())
     for name in ARRIVING:

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from synapse.logging.context import (
+    PreserveLoggingContext,
+    current_context,
     defer_to_thread,
     make_deferred_yieldable,
     run_in_background,
@@ -49,6 +51,16 @@ class ReactorClock:
         """Runs a pure function of much data in a thread."""
         result: T = await defer_to_thread(self._reactor, func, *args)
         return result
+
+    def from_thread(self, func: Callable[[], None]) -> Callable[[], None]:
+        """Gives what any thread may call to have a function called where everything else runs."""
+        context = current_context()
+
+        def run() -> None:
+            with PreserveLoggingContext(context):
+                func()
+
+        return lambda: self._reactor.callFromThread(run)
 
     def begin(self, work: Callable[[], Awaitable[T]]) -> Awaitable[T]:
         """Begins some work at once; gives what to await its result by, which must be done."""

@@ -33,7 +33,9 @@ class GroupStates:
     def learn(self, context: EventContext) -> None:
         """Remembers how the state groups of a context differ from those before them."""
         for (before, after), changes in context.state_group_deltas.items():
-            self._changes[after] = (before, changes)
+            # Where an event changes nothing, both are one.
+            if before < after:
+                self._changes[after] = (before, changes)
         while len(self._changes) > _REMEMBERED:
             self._changes.popitem(last=False)
 

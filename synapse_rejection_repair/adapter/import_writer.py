@@ -186,8 +186,9 @@ class SynapseImportWriter:
                 if found.skipped is not None:
                     left_out.append(found.skipped)
                 await self._clock.breathe()
-            meanwhile()
-            return await self._flush(job, cursor, left_out, last=True)
+            return await self._flush(
+                job, cursor, left_out, self._clock.from_thread(meanwhile), last=True
+            )
         except BaseException:
             # The groups were made known before the events were stored.
             self._states.failed()
@@ -263,6 +264,7 @@ class SynapseImportWriter:
         job: ImportJob,
         cursor: Position | None = None,
         left_out: Sequence[Skipped] = (),
+        meanwhile: Callable[[], None] | None = None,
         *,
         last: bool = False,
     ) -> ImportJob:
@@ -286,6 +288,9 @@ class SynapseImportWriter:
                 journal_skipped(txn, job.job_id, SKIPPED, now, why)
             noted = attr.evolve(current, progress=progress)
             noted = attr.evolve(noted, cancel_requested=self._jobs.save_in(txn, noted))
+            if meanwhile is not None:
+                # What is left is the commit, which is the one thing that needs no Python.
+                meanwhile()
 
             def commit() -> None:
                 nonlocal current

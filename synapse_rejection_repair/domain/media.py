@@ -173,27 +173,41 @@ class MediaProgress:
         bytes: how large these are together, without thumbnails.
         skipped: how many did not, by reason.
         cursor: the media of all events up to this position in the source are decided.
+        coming: the medium that is being copied. A server that is killed may have it then, and
+            not have counted it.
     """
 
     copied: int = 0
     bytes: int = 0
     skipped: Mapping[str, int] = attr.Factory(dict)
     cursor: Position | None = None
+    coming: Mxc | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What JSON can hold of it: all."""
         cursor = None if self.cursor is None else list(self.cursor)
-        return {**attr.asdict(self, recurse=False), "skipped": dict(self.skipped), "cursor": cursor}
+        return {
+            **attr.asdict(self, recurse=False),
+            "skipped": dict(self.skipped),
+            "cursor": cursor,
+            "coming": None if self.coming is None else list(self.coming),
+        }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> MediaProgress:
         """The progress that `to_json` gave this for."""
         cursor = None if value["cursor"] is None else Position(*value["cursor"])
-        return cls(**{**value, "cursor": cursor})
+        # Jobs of earlier versions do not have it.
+        coming = value.get("coming")
+        return cls(
+            **{**value, "cursor": cursor, "coming": None if coming is None else Mxc(*coming)}
+        )
 
     def took(self, medium: SourceMedium) -> MediaProgress:
         """The progress once one more is here."""
-        return attr.evolve(self, copied=self.copied + 1, bytes=self.bytes + medium.length)
+        return attr.evolve(
+            self, copied=self.copied + 1, bytes=self.bytes + medium.length, coming=None
+        )
 
     def left_out(self, skipped: Sequence[SkippedMedium]) -> MediaProgress:
         """The progress once it is decided that some do not arrive."""

@@ -27,7 +27,7 @@ from synapse_rejection_repair.rest.paths import pattern
 
 _OPTIONS = ("source", "dry_run", "verify_signatures", "events_per_second", "media")
 _MAX_ROOMS = 1000
-SOURCE_ROOM_ORDERS = ("room_id", "events")
+SOURCE_ROOM_ORDERS = ("room_id", "events", "missing", "joined")
 SKIPPED_ORDERS = ("ts", "event_id")
 SKIPPED_MEDIA_ORDERS = ("ts", "mxc")
 

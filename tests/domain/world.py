@@ -283,6 +283,9 @@ class World:
     async def in_thread(self, func: Callable[..., T], *args: object) -> T:
         return func(*args)
 
+    def from_thread(self, func: Callable[[], None]) -> Callable[[], None]:
+        return func
+
     def begin(self, work: Callable[[], Awaitable[T]]) -> Awaitable[T]:
         return work()
 
