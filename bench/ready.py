@@ -27,7 +27,7 @@ class WithoutChecks:
             known = KNOWN_ROOM_VERSIONS[version]
             return [Admitted(e, make_event_from_dict(e.pdu, known), False) for e in events], []
 
-        async def verdict(self: Any, event: Any, context: Any) -> Any:
+        async def verdict(self: Any, event: Any, group: Any) -> Any:
             return ACCEPTED
 
         async def missing(self: Any, event_ids: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import attr
@@ -16,10 +17,12 @@ from synapse_rejection_repair.domain.source import BEGINNING, SourceEvent
 from synapse_rejection_repair.domain.visibility import hidden_from
 from synapse_rejection_repair.errors import OtherRoomVersion, UnknownSourceRoom
 from synapse_rejection_repair.media_import import MediaImport
-from synapse_rejection_repair.ports_imports import ImportTarget, Source
+from synapse_rejection_repair.ports_imports import Forecast, ImportTarget, Source
 
 _LOOKED_AT = 500
 """How many events are read and compared at a time."""
+
+_AUTH = (Skip.AUTH_EVENTS, Skip.STATE_BEFORE, Skip.MISSING_AUTH_EVENTS)
 
 _IDS = 5000
 """How many ids are compared at a time."""
@@ -86,10 +89,11 @@ async def summarise(
         server_name: this server's name.
     """
     summary, seen = Summary(), set[Mxc]()
+    forecast = target.forecast(room_id, version, source)
     after = BEGINNING
     while events := await source.history(room_id, after, _LOOKED_AT):
         after = events[-1].position
-        summary = await _add(summary, source, target, room_id, version, server_name, events)
+        summary = await _add(summary, source, target, forecast, room_id, server_name, events)
         found = await media.summarise(source, events, seen, summary.media)
         summary = attr.evolve(summary, media=found)
     return summary
@@ -99,21 +103,23 @@ async def _add(
     summary: Summary,
     source: Source,
     target: ImportTarget,
+    forecast: Forecast,
     room_id: str,
-    version: str,
     server_name: str,
     events: Sequence[SourceEvent],
 ) -> Summary:
     held = await target.held([e.event_id for e in events])
     lacking = [e for e in events if held.get(e.event_id) in (None, Held.OUTLIER)]
     accepted = [e for e in lacking if not e.rejected]
-    refused, pruned = await target.inspect(room_id, version, accepted)
+    refused, pruned = await forecast.inspect(accepted)
     bad = {s.event_id for s in refused}
     arriving = [e for e in accepted if e.event_id not in bad]
     prevs = {p for e in arriving for p in e.prev_event_ids} - {e.event_id for e in arriving}
     known = {i for i, how in (await target.held(prevs)).items() if how is Held.FULL}
     there = await source.positions(room_id, prevs - known)
     gaps = prevs - known - there.keys()
+    reasons = Counter(s.reason for s in refused)
+    fails_auth = sum(reasons[r] for r in _AUTH)
     hidden = await _hidden_events(source, room_id, server_name, arriving)
     return attr.evolve(
         summary,
@@ -123,10 +129,9 @@ async def _add(
         outliers=summary.outliers + sum(held.get(e.event_id) is Held.OUTLIER for e in arriving),
         rejected=summary.rejected + len(lacking) - len(accepted),
         soft_failed=summary.soft_failed + sum(e.soft_failed for e in arriving),
-        bad_hash=summary.bad_hash
-        + len(pruned)
-        + sum(s.reason is Skip.BAD_EVENT_ID for s in refused),
-        unreadable=summary.unreadable + sum(s.reason is not Skip.BAD_EVENT_ID for s in refused),
+        bad_hash=summary.bad_hash + len(pruned) + reasons[Skip.BAD_EVENT_ID],
+        unreadable=summary.unreadable + len(refused) - reasons[Skip.BAD_EVENT_ID] - fails_auth,
+        fails_auth=summary.fails_auth + fails_auth,
         gaps=summary.gaps + sum(not gaps.isdisjoint(e.prev_event_ids) for e in arriving),
         encrypted=summary.encrypted + sum(e.encrypted for e in arriving),
         hidden_by_visibility=summary.hidden_by_visibility + hidden,

@@ -19,7 +19,7 @@ from synapse_rejection_repair.domain.media import (
     SourceMedium,
     SourceThumbnail,
 )
-from synapse_rejection_repair.domain.model import StateIds
+from synapse_rejection_repair.domain.model import StateIds, StateKey
 from synapse_rejection_repair.domain.source import Position, SourceEvent
 
 
@@ -85,6 +85,12 @@ class Source(Protocol):
     async def state_before(self, event: SourceEvent) -> StateIds:
         """The state before one of its events; empty if it does not know it."""
 
+    async def groups_before(self, events: Sequence[SourceEvent]) -> dict[str, int]:
+        """The state groups before those of its events of which it knows one."""
+
+    async def entries(self, group: int, keys: Collection[StateKey]) -> StateIds:
+        """Some entries of the state of one of its state groups."""
+
     async def tracked(
         self, groups: Collection[int], server_name: str
     ) -> dict[int, tuple[str | None, StateIds]]:
@@ -120,6 +126,17 @@ class Sources(Protocol):
         """Opens one; raises `UnknownSource`, `SourceUnavailable` or `SourceRefused`."""
 
 
+class Forecast(Protocol):
+    """Foretells which events of one room would arrive. Writes nothing."""
+
+    async def inspect(self, events: Sequence[SourceEvent]) -> tuple[list[Skipped], list[str]]:
+        """Those of the events that would not be accepted, and those that would arrive redacted.
+
+        Args:
+            events: events that the source has accepted, in its order.
+        """
+
+
 class ImportTarget(Protocol):
     """This server, as the place that history is imported into."""
 
@@ -132,10 +149,8 @@ class ImportTarget(Protocol):
     async def held(self, event_ids: Collection[str]) -> dict[str, Held]:
         """How this server has those of the events that it has."""
 
-    async def inspect(
-        self, room_id: str, room_version: str, events: Sequence[SourceEvent]
-    ) -> tuple[list[Skipped], list[str]]:
-        """The events that cannot be had as they are, and those that would arrive redacted."""
+    def forecast(self, room_id: str, room_version: str, source: Source) -> Forecast:
+        """What foretells which events of a room would arrive."""
 
 
 class SkippedList(Protocol):

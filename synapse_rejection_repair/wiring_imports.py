@@ -8,6 +8,7 @@ from synapse.server import HomeServer
 
 from synapse_rejection_repair.adapter.admission import Admission
 from synapse_rejection_repair.adapter.arrivals import ArrivalHooks
+from synapse_rejection_repair.adapter.checker import EventChecker
 from synapse_rejection_repair.adapter.clock import ReactorClock
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
@@ -73,7 +74,11 @@ def wire_imports(
     """
     sources = ConfiguredSources(configs, clock)
     admission = Admission(hs, clock)
-    target = SynapseImportTarget(database, reader, admission)
+
+    def make_checker(room_id: str, room_version: str) -> EventChecker:
+        return EventChecker(hs, database, integrity, clock, room_id, room_version)
+
+    target = SynapseImportTarget(database, reader, admission, make_checker, clock)
     store = SynapseJobStore(database, "import", ImportRequest, ImportProgress, writes_room, clock)
     media = MediaImport(SynapseMediaTarget(hs, database, store, clock), clock)
     runner = None

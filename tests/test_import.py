@@ -84,7 +84,15 @@ def test_the_whole_history_arrives(
         assert summary["to_import"] == len(lacking)
         assert summary["outliers"] > 0
         assert summary["encrypted"] == 1
-        zero = ("rejected", "soft_failed", "bad_hash", "unreadable", "gaps", "hidden_by_visibility")
+        zero = (
+            "rejected",
+            "soft_failed",
+            "bad_hash",
+            "unreadable",
+            "fails_auth",
+            "gaps",
+            "hidden_by_visibility",
+        )
         for nothing in zero:
             assert summary[nothing] == 0, nothing
         assert accepted(world.b, world.room_id) == ours, "a dry run must write nothing"

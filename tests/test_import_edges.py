@@ -130,8 +130,11 @@ def test_what_fails_the_rules_is_stored_rejected(tmp_path: Path) -> None:
         bad = special["bad"]
         world.a.database.execute("DELETE FROM rejections WHERE event_id = ?", bad)
         theirs = accepted(world.a, world.room_id)
+        summary = world.dry_run()
+        assert summary["fails_auth"] == 1
         job = world.import_room()
         assert (job["status"], job["skipped"]) == ("complete", {"auth_events": 1}), job
+        assert job["imported"] == summary["to_import"]
         assert world.b.rejected(world.room_id) == {bad}
         assert accepted(world.b, world.room_id) >= theirs - {bad}
         assert states(world.b, theirs - {bad}) == states(world.a, theirs - {bad})

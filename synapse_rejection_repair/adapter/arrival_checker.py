@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 
 from synapse.api.constants import EventTypes, RejectedReason
 from synapse.events import EventBase, make_event_from_dict
-from synapse.events.snapshot import EventContext
 
 from synapse_rejection_repair.adapter.checker import EventChecker
-from synapse_rejection_repair.adapter.group_states import GroupStates
 from synapse_rejection_repair.domain.model import (
     ACCEPTED,
     Node,
@@ -37,6 +35,8 @@ but who sent them, their type, and the events that they are run against ("Author
 the room versions).
 """
 
+Entries = Callable[[int, Collection[StateKey]], Awaitable[StateIds]]
+
 _Case = tuple[str, str, tuple[str, ...], object]
 
 
@@ -45,29 +45,27 @@ class ArrivalChecker:
 
     Args:
         checker: runs the rules on whatever event.
-        groups: knows the states at events.
+        entries: gives some entries of the state of a state group.
     """
 
-    def __init__(self, checker: EventChecker, groups: GroupStates) -> None:
+    def __init__(self, checker: EventChecker, entries: Entries) -> None:
         self._checker = checker
-        self._groups = groups
+        self._entries = entries
         self._allowed: OrderedDict[_Case, None] = OrderedDict()
 
-    async def verdict(self, event: EventBase, context: EventContext | None) -> Verdict:
+    async def verdict(self, event: EventBase, group: int | None) -> Verdict:
         """The verdict on an event, which need not be stored.
 
         Args:
             event: the event.
-            context: the state at it; `None` for an outlier, which has none.
+            group: the state group before it; `None` for an outlier, which has none.
         """
-        if context is None:
+        if group is None:
             self._checker.take(event)
             return await self._checker.check(node_of(event), None, force=False)
-        group = context.state_group_before_event
-        assert group is not None
 
         async def lookup(keys: Collection[StateKey]) -> StateIds:
-            return await self._groups.entries(group, keys)
+            return await self._entries(group, keys)
 
         seen = (event.type, event.sender, tuple(event.auth_event_ids()))
         alike = not event.is_state() and event.type not in _LOOKED_INTO

@@ -10,7 +10,7 @@ import attr
 from synapse.server import HomeServer
 from synapse.storage.database import LoggingTransaction, make_in_list_sql_clause
 
-from synapse_rejection_repair.domain.imports import Span, spans_of
+from synapse_rejection_repair.domain.imports import Span, spans_of, together
 
 Stored = Callable[[LoggingTransaction, Collection[str]], None]
 
@@ -58,12 +58,13 @@ class ArrivalHooks:
 
     async def reserve(self, count: int) -> tuple[Span, ...]:
         """Sets so many stream orderings of the past aside, lower than all that were given out."""
-        numbers: list[int] = []
-        while len(numbers) < count:
-            some = min(_RESERVED_AT_ONCE, count - len(numbers))
+        spans: tuple[Span, ...] = ()
+        while count > 0:
+            some = min(_RESERVED_AT_ONCE, count)
             async with self._id_gen.get_next_mult(some) as orderings:
-                numbers += orderings
-        return spans_of(numbers)
+                spans = together(spans, spans_of(orderings))
+            count -= some
+        return spans
 
     @contextmanager
     def arriving(

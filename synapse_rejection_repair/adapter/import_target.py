@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection
 
 from synapse_rejection_repair.adapter.admission import Admission
+from synapse_rejection_repair.adapter.arrival_forecast import ArrivalForecast
+from synapse_rejection_repair.adapter.checker import EventChecker
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.reader import SynapseReader
-from synapse_rejection_repair.domain.imports import (
-    Held,
-    Skipped,
-)
-from synapse_rejection_repair.domain.source import SourceEvent
+from synapse_rejection_repair.domain.imports import Held
+from synapse_rejection_repair.ports import Clock
+from synapse_rejection_repair.ports_imports import Source
 
 
 class SynapseImportTarget:
@@ -21,12 +21,23 @@ class SynapseImportTarget:
         database: its main database.
         reader: reads rooms.
         admission: verifies events.
+        make_checker: gives what runs the authorization rules in a room of a version.
+        clock: lets the server breathe.
     """
 
-    def __init__(self, database: Database, reader: SynapseReader, admission: Admission) -> None:
+    def __init__(
+        self,
+        database: Database,
+        reader: SynapseReader,
+        admission: Admission,
+        make_checker: Callable[[str, str], EventChecker],
+        clock: Clock,
+    ) -> None:
         self._database = database
         self._reader = reader
         self._admission = admission
+        self._make_checker = make_checker
+        self._clock = clock
 
     async def require_room(self, room_id: str) -> str:
         """The room's version.
@@ -70,9 +81,7 @@ class SynapseImportTarget:
             for event_id, outlier, rejected in rows
         }
 
-    async def inspect(
-        self, room_id: str, room_version: str, events: Sequence[SourceEvent]
-    ) -> tuple[list[Skipped], list[str]]:
-        """The events that cannot be had as they are, and those that would arrive redacted."""
-        admitted, skipped = await self._admission.check(room_id, room_version, events)
-        return skipped, [a.event.event_id for a in admitted if a.pruned]
+    def forecast(self, room_id: str, room_version: str, source: Source) -> ArrivalForecast:
+        """What foretells which events of a room would arrive."""
+        checker = self._make_checker(room_id, room_version)
+        return ArrivalForecast(checker, self._admission, source, self._clock, room_id, room_version)

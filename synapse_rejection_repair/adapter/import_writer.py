@@ -103,7 +103,7 @@ class SynapseImportWriter:
         self._keys_from = source if verify else None
         groups = GroupStates(hs)
         checker = EventChecker(hs, database, integrity, clock, room_id, room_version)
-        self._checker = ArrivalChecker(checker, groups)
+        self._checker = ArrivalChecker(checker, groups.entries)
         self._states = ArrivalStates(hs, reader, groups)
         self._outliers = ArrivalOutliers(
             hs, admission, self._checker, source, room_id, room_version, self._keys_from
@@ -234,7 +234,7 @@ class SynapseImportWriter:
         if source.rejected:
             context.rejected = RejectedReason.AUTH_ERROR
             return _Outcome(admitted, context, Skipped(event.event_id, Skip.REJECTED_BY_SOURCE))
-        verdict = await self._checker.verdict(event, context)
+        verdict = await self._checker.verdict(event, context.state_group_before_event)
         if verdict.accepted:
             return _Outcome(admitted, context, None)
         if verdict.check is Check.VALIDITY:

@@ -218,6 +218,17 @@ def spans_of(numbers: Iterable[int]) -> tuple[Span, ...]:
     return tuple(spans)
 
 
+def together(some: Iterable[Span], others: Iterable[Span]) -> tuple[Span, ...]:
+    """The ranges of numbers that are in one of two, rising, and as few as can be."""
+    spans: list[Span] = []
+    for low, high in sorted((*some, *others)):
+        if spans and spans[-1][1] >= low - 1:
+            spans[-1] = (spans[-1][0], max(spans[-1][1], high))
+        else:
+            spans.append((low, high))
+    return tuple(spans)
+
+
 @attr.s(frozen=True, slots=True, auto_attribs=True)
 class Summary:
     """What an import of a room would bring.
@@ -225,7 +236,7 @@ class Summary:
     Attributes:
         source_events: the room's events in the source that are no outliers there.
         present: how many of them this server has already, with the state at them.
-        to_import: how many would arrive and pass all checks that need no state.
+        to_import: how many would arrive and be accepted.
         outliers: how many of those this server holds as outliers so far.
         rejected: how many the source rejected, and this server does not have.
         soft_failed: how many of those to import the source soft-failed.
@@ -233,6 +244,8 @@ class Summary:
             do not arrive, the latter arrive redacted.
         unreadable: how many are no events of the room: without JSON, malformed, or of
             another room. They do not arrive.
+        fails_auth: how many fail the authorization rules, by the states that the source has,
+            or cite events that nobody has. The former arrive as rejected, the latter do not.
         gaps: how many of those to import follow events that neither has.
         encrypted: how many of those to import only those can read who kept the keys.
         hidden_by_visibility: how many of those to import no user of this server who is in
@@ -248,6 +261,7 @@ class Summary:
     soft_failed: int = 0
     bad_hash: int = 0
     unreadable: int = 0
+    fails_auth: int = 0
     gaps: int = 0
     encrypted: int = 0
     hidden_by_visibility: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from synapse_rejection_repair.domain.model import StateIds, StateKey
@@ -42,6 +42,7 @@ class SourceDatabase:
         self._connection = connection
         self._schema: Schema = examine(connection)
         self._tracked: OrderedDict[int, _Tracked] = OrderedDict()
+        self._previous: OrderedDict[int, int | None] = OrderedDict()
         self.media = MediaTables(connection)
 
     def close(self) -> None:
@@ -165,13 +166,61 @@ class SourceDatabase:
         state = self._state(event.state_group)
         return {key: event_id for key, event_id in state.items() if event_id != event.event_id}
 
-    def _state(self, group: int) -> dict[StateKey, str]:
+    def groups_before(self, events: Sequence[SourceEvent]) -> dict[str, int]:
+        """The state groups before those of its events of which it knows one."""
+        groups: dict[str, int] = {}
+        of_state: dict[str, int] = {}
+        for event in events:
+            if event.state_group is None or event.pdu is None:
+                continue
+            groups[event.event_id] = event.state_group
+            if "state_key" in event.pdu and not event.rejected:
+                of_state[event.event_id] = event.state_group
+        edges = self._edges(of_state.values())
+        changes = self._deltas([g for g in of_state.values() if g in edges])
+        for event_id, after in of_state.items():
+            del groups[event_id]
+            # Others begin a chain of changes anew: what was before them, they do not say.
+            if after in edges and list(changes.get(after, {}).values()) == [event_id]:
+                groups[event_id] = edges[after]
+        return groups
+
+    def entries(self, group: int, keys: Collection[StateKey]) -> StateIds:
+        """Some entries of the state of one of its state groups."""
+        state: dict[StateKey, str] = {}
+        chain = self._chain(group)
+        nearest = {one: steps for steps, one in enumerate(chain)}
+        for type_, state_key in keys:
+            found: list[tuple[int, str]] = []
+            for some in batches(chain):
+                found += self._connection.query(
+                    "SELECT state_group, event_id FROM state_groups_state"
+                    f" WHERE state_group IN ({marks(some)}) AND type = ? AND state_key = ?",
+                    (*some, type_, state_key),
+                )
+            if found:
+                state[type_, state_key] = min(found, key=lambda row: nearest[row[0]])[1]
+        return state
+
+    def _chain(self, group: int) -> list[int]:
+        """A state group and those that it is a change of, back to one that is complete."""
         chain, seen = [group], {group}
-        while (before := self._edges(chain[-1:]).get(chain[-1])) is not None:
+        while (before := self._before(chain[-1])) is not None:
             if before in seen:
                 break
             chain.append(before)
             seen.add(before)
+        return chain
+
+    def _before(self, group: int) -> int | None:
+        if group not in self._previous:
+            self._previous[group] = self._edges([group]).get(group)
+            while len(self._previous) > _TRACKED:
+                self._previous.popitem(last=False)
+        return self._previous[group]
+
+    def _state(self, group: int) -> dict[StateKey, str]:
+        chain = self._chain(group)
         deltas = self._deltas(chain)
         state: dict[StateKey, str] = {}
         for one in reversed(chain):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from threading import Lock
 from typing import TypeVar
 
 from synapse_rejection_repair.config import SourceConfig
 from synapse_rejection_repair.domain.media import Mxc, SourceMedium
-from synapse_rejection_repair.domain.model import StateIds
+from synapse_rejection_repair.domain.model import StateIds, StateKey
 from synapse_rejection_repair.domain.source import Position, SourceEvent
 from synapse_rejection_repair.errors import SourceRefused, SourceUnavailable, UnknownSource
 from synapse_rejection_repair.ports import Clock
@@ -113,6 +113,14 @@ class ThreadedSource:
     async def state_before(self, event: SourceEvent) -> StateIds:
         """The state before one of its events; empty if it does not know it."""
         return await self._run(self._database.state_before, event)
+
+    async def groups_before(self, events: Sequence[SourceEvent]) -> dict[str, int]:
+        """The state groups before those of its events of which it knows one."""
+        return await self._run(self._database.groups_before, events)
+
+    async def entries(self, group: int, keys: Collection[StateKey]) -> StateIds:
+        """Some entries of the state of one of its state groups."""
+        return await self._run(self._database.entries, group, keys)
 
     async def tracked(
         self, groups: Collection[int], server_name: str

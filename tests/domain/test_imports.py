@@ -16,6 +16,7 @@ from synapse_rejection_repair.domain.imports import (
     Skipped,
     lowest_of,
     spans_of,
+    together,
     without_lowest,
 )
 from synapse_rejection_repair.domain.source import BEGINNING, Position, SourceEvent
@@ -31,6 +32,11 @@ def test_orderings_are_given_out_lowest_first(some: set[int], count: int) -> Non
     left = without_lowest(spans, count)
     assert lowest_of(left, len(some)) == sorted(some)[count:]
     assert spans_of(lowest_of(spans, len(some))) == spans
+
+
+@given(numbers, numbers)
+def test_ranges_go_together(some: set[int], others: set[int]) -> None:
+    assert together(spans_of(some), spans_of(others)) == spans_of(some | others)
 
 
 def test_progress_is_kept_as_json() -> None:
