@@ -112,21 +112,21 @@ class ThreadedSource:
 
     async def state_before(self, event: SourceEvent) -> StateIds:
         """The state before one of its events; empty if it does not know it."""
-        return await self._run(self._database.state_before, event)
+        return await self._run(self._database.states.state_before, event)
 
     async def groups_before(self, events: Sequence[SourceEvent]) -> dict[str, int]:
         """The state groups before those of its events of which it knows one."""
-        return await self._run(self._database.groups_before, events)
+        return await self._run(self._database.states.groups_before, events)
 
     async def entries(self, group: int, keys: Collection[StateKey]) -> StateIds:
         """Some entries of the state of one of its state groups."""
-        return await self._run(self._database.entries, group, keys)
+        return await self._run(self._database.states.entries, group, keys)
 
     async def tracked(
         self, groups: Collection[int], server_name: str
     ) -> dict[int, tuple[str | None, StateIds]]:
         """What of some states decides who of a server's users may see an event."""
-        return await self._run(self._database.tracked, groups, server_name)
+        return await self._run(self._database.states.tracked, groups, server_name)
 
     async def verify_keys(self, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], str]:
         """The keys that it has cached, by server and key id, in unpadded base64."""

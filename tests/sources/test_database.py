@@ -176,10 +176,33 @@ def test_state_before_events(place: Any) -> None:
     database = old.opened_on(place)
     message, second, third, none = database.history("!r:x", BEGINNING, 9)
     create = {("m.room.create", ""): "$create"}
-    assert database.state_before(message) == {**create, ("m.room.topic", ""): "$t2"}
-    assert database.state_before(second) == {**create, ("m.room.topic", ""): "$t1"}
-    assert database.state_before(third) == create
-    assert database.state_before(none) == {}
+    assert database.states.state_before(message) == {**create, ("m.room.topic", ""): "$t2"}
+    assert database.states.state_before(second) == {**create, ("m.room.topic", ""): "$t1"}
+    assert database.states.state_before(third) == create
+    assert database.states.state_before(none) == {}
+    # Where what was before is not to be had, it is not guessed either.
+    before = database.states.groups_before([message, second, third, none])
+    assert before == {"$m": 2, "$t2": 1}
+
+
+def test_entries_of_states(place: Any) -> None:
+    create, topic, name = (("m.room." + what, "") for what in ("create", "topic", "name"))
+    old = Old()
+    old.state(1, None, (*create, "$create"), (*topic, "$t1"))
+    old.state(2, 1, (*topic, "$t2"))
+    old.state(3, 2, (*name, "$n"))
+    old.state(4, 3, (*topic, "$t4"))
+    # Nonsense must not be gone round for ever.
+    old.state(5, 6, (*topic, "$t5"))
+    old.state(6, 5, (*name, "$n6"))
+    states = old.opened_on(place).states
+    for _ in range(2):
+        assert states.entries(3, [topic]) == {topic: "$t2"}
+        assert states.entries(4, [topic, create]) == {topic: "$t4", create: "$create"}
+        assert states.entries(1, [topic, name]) == {topic: "$t1"}
+        assert states.entries(4, [topic, create, name])[name] == "$n"
+        assert states.entries(2, []) == {}
+        assert states.entries(5, [topic, name]) == {topic: "$t5", name: "$n6"}
 
 
 def test_what_decides_visibility(place: Any) -> None:
@@ -198,8 +221,8 @@ def test_what_decides_visibility(place: Any) -> None:
         4: ("$v2", {user: "$l"}),
         5: (None, {}),
     }
-    assert database.tracked([4], "x") == {4: expected[4]}
-    assert database.tracked([1, 2, 3, 4, 5], "x") == expected
+    assert database.states.tracked([4], "x") == {4: expected[4]}
+    assert database.states.tracked([1, 2, 3, 4, 5], "x") == expected
 
 
 def test_nothing_can_be_written(place: Any) -> None:
