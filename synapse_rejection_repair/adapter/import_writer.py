@@ -168,6 +168,8 @@ class SynapseImportWriter:
     ) -> ImportJob:
         here = {a.event.event_id for a in admitted}
         await self._states.read({p for a in admitted for p in a.event.prev_event_ids()} - here)
+        # Read at once, all of them are at hand when each is asked for.
+        await self._checker.missing({i for a in admitted for i in a.event.auth_event_ids()} - here)
         self._had_as_outliers = await self._stored_outliers(here)
         try:
             for one in admitted:
