@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Generic, Protocol
 
-from synapse_rejection_repair.domain.job import Job, Progress, Request
-from synapse_rejection_repair.ports import JobStore
+import attr
+
+from synapse_rejection_repair.domain.job import Job, Progress, Request, Status
+from synapse_rejection_repair.errors import RepairError
+from synapse_rejection_repair.ports import Clock, JobStore
+
+logger = logging.getLogger(__name__)
 
 
 class Runner(Protocol[Request, Progress]):
     """Carries jobs of one kind out."""
 
+    @property
+    def kind(self) -> str:
+        """What the log calls the jobs."""
+
     async def run(self, job: Job[Request, Progress]) -> Job[Request, Progress]:
-        """Carries a job out to its end, whatever that is; gives it as it is then."""
+        """Carries a job out, until it is complete or cancelled; gives it as it is then.
+
+        Raises:
+            RepairError: it has failed.
+        """
+
+    def outcome(self, job: Job[Request, Progress]) -> str:
+        """What has come of a job, for the log."""
 
 
 class Meter(Protocol[Request, Progress]):
@@ -38,6 +55,9 @@ class Background(Generic[Request, Progress]):
         writes_room: whether this process writes the events of a room.
         spawn: runs a function as a background process of Synapse's.
         meter: counts the jobs.
+        clock: tells the time.
+        trouble: says, of an error, what is wrong with the database for the time being;
+            `None` if that is not what it tells of.
         at_once: how many jobs run at a time; others wait, scheduled.
     """
 
@@ -48,6 +68,8 @@ class Background(Generic[Request, Progress]):
         writes_room: Callable[[str], bool],
         spawn: Callable[[Callable[[], Awaitable[None]]], object],
         meter: Meter[Request, Progress],
+        clock: Clock,
+        trouble: Callable[[Exception], str | None],
         *,
         at_once: int = 2,
     ) -> None:
@@ -56,6 +78,8 @@ class Background(Generic[Request, Progress]):
         self._writes_room = writes_room
         self._spawn = spawn
         self._meter = meter
+        self._clock = clock
+        self._trouble = trouble
         self._at_once = at_once
         self._running: set[str] = set()
 
@@ -80,10 +104,53 @@ class Background(Generic[Request, Progress]):
         async def run() -> None:
             self._meter.begun()
             try:
-                self._meter.ended(await runner.run(job))
+                over = await self._carry_out(runner, job)
             finally:
                 self._meter.stopped()
                 self._running.discard(job.job_id)
-            await self.poll()
+            if over:
+                await self.poll()
 
         self._spawn(run)
+
+    async def _carry_out(
+        self, runner: Runner[Request, Progress], job: Job[Request, Progress]
+    ) -> bool:
+        """Carries a job out to its end, whatever that is; false if it has to wait."""
+        name = f"{runner.kind} {job.job_id} of {job.room_id}"
+        logger.info("%s: begins", name)
+        try:
+            job = await runner.run(attr.evolve(job, error=None))
+        except RepairError as e:
+            job = await self._failed(job, str(e))
+        except Exception as e:
+            trouble = self._trouble(e)
+            if trouble is not None:
+                await self._wait(name, job, trouble)
+                return False
+            # The message of an unknown error could hold anything; the log has it.
+            logger.exception("%s: failed", name)
+            reason = f"An unexpected {type(e).__name__} ended the job: see Synapse's log"
+            job = await self._failed(job, reason)
+        job = await self._store.save(attr.evolve(job, finished_ts=self._clock.now_ms()))
+        error = f": {job.error}" if job.error else ""
+        logger.info("%s: %s, %s%s", name, job.status.value, runner.outcome(job), error)
+        self._meter.ended(job)
+        return True
+
+    async def _failed(self, job: Job[Request, Progress], reason: str) -> Job[Request, Progress]:
+        # What it had done when it failed is in its row.
+        job = await self._store.get(job.job_id)
+        return attr.evolve(job, status=Status.FAILED, error=reason)
+
+    async def _wait(self, name: str, job: Job[Request, Progress], trouble: str) -> None:
+        """Leaves a job to be taken up again by a later look for jobs that are not over."""
+        logger.warning("%s: waits: %s", name, trouble)
+        try:
+            job = await self._store.get(job.job_id)
+            await self._store.save(
+                attr.evolve(job, error=f"{trouble}: the job goes on when that is over")
+            )
+        except Exception as e:
+            if self._trouble(e) is None:
+                raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator, Callable
 
 import attr
@@ -18,7 +17,6 @@ from synapse_rejection_repair.domain.imports import (
 from synapse_rejection_repair.domain.job import Status
 from synapse_rejection_repair.domain.listing import Page
 from synapse_rejection_repair.domain.source import BEGINNING
-from synapse_rejection_repair.errors import RepairError
 from synapse_rejection_repair.media_import import MediaImport
 from synapse_rejection_repair.ports import Clock, JobStore
 from synapse_rejection_repair.ports_imports import (
@@ -28,8 +26,6 @@ from synapse_rejection_repair.ports_imports import (
     Sources,
     StoreBatch,
 )
-
-logger = logging.getLogger(__name__)
 
 _PAGE = 100
 """How many events are read, checked and stored at a time: Synapse stores so many at once."""
@@ -73,40 +69,26 @@ class ImportRunner:
     clock: Clock
     requests_begun: Callable[[], int]
 
-    async def run(self, job: ImportJob) -> ImportJob:
-        """Carries a job out to its end, whatever that is."""
-        logger.info("Import %s of %s: begins", job.job_id, job.room_id)
-        try:
-            source = await self.sources.open(job.request.source)
-            try:
-                job = await self._bring(job, source)
-            finally:
-                await source.close()
-        except RepairError as e:
-            job = await self._failed(job, str(e))
-        except Exception as e:
-            # The message of an unknown error could hold anything; the log has it.
-            logger.exception("Import %s of %s: failed", job.job_id, job.room_id)
-            job = await self._failed(
-                job, f"An unexpected {type(e).__name__} ended the job: see Synapse's log"
-            )
-        job = await self.store.save(attr.evolve(job, finished_ts=self.clock.now_ms()))
-        logger.info(
-            "Import %s of %s: %s, imported %d, skipped %s%s",
-            job.job_id,
-            job.room_id,
-            job.status.value,
-            job.progress.imported,
-            dict(job.progress.skipped),
-            f": {job.error}" if job.error else "",
-        )
-        return job
+    @property
+    def kind(self) -> str:
+        """What the log calls the jobs."""
+        return "Import"
 
-    async def _failed(self, job: ImportJob, reason: str) -> ImportJob:
-        # What it had done when it failed is in its row.
-        job = await self.store.get(job.job_id)
-        progress = attr.evolve(job.progress, eta_ms=None)
-        return attr.evolve(job, status=Status.FAILED, error=reason, progress=progress)
+    async def run(self, job: ImportJob) -> ImportJob:
+        """Carries a job out, until it is complete or cancelled; gives it as it is then.
+
+        Raises:
+            RepairError: it has failed.
+        """
+        source = await self.sources.open(job.request.source)
+        try:
+            return await self._bring(job, source)
+        finally:
+            await source.close()
+
+    def outcome(self, job: ImportJob) -> str:
+        """What has come of a job, for the log."""
+        return f"imported {job.progress.imported}, skipped {dict(job.progress.skipped)}"
 
     async def _bring(self, job: ImportJob, source: Source) -> ImportJob:
         room_id = job.room_id
@@ -130,10 +112,9 @@ class ImportRunner:
             job = await self._loop(job, source, writer)
         if job.request.media and not job.cancel_requested:
             job = await self.media.bring(job, source)
-        progress = attr.evolve(job.progress, eta_ms=None, reserved=job.progress.reserved)
         if job.cancel_requested:
-            return attr.evolve(job, status=Status.CANCELLED, progress=progress)
-        progress = attr.evolve(progress, total=progress.done)
+            return attr.evolve(job, status=Status.CANCELLED)
+        progress = attr.evolve(job.progress, total=job.progress.done)
         return attr.evolve(job, status=Status.COMPLETE, progress=progress)
 
     async def _continue_orderings(self, job: ImportJob) -> ImportJob:

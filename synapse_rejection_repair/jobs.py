@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
@@ -13,14 +12,12 @@ import attr
 from synapse_rejection_repair.domain.job import Status
 from synapse_rejection_repair.domain.plan import Action, Plan, Step
 from synapse_rejection_repair.domain.repair import RepairJob, RepairProgress, RepairRequest
-from synapse_rejection_repair.errors import RepairError, StepFailed
+from synapse_rejection_repair.errors import StepFailed
 from synapse_rejection_repair.planner import Planner
 from synapse_rejection_repair.ports import Checker, Clock, JobStore, RoomReader, RoomWriter
 from synapse_rejection_repair.ports_peers import PeerStates, StatesElsewhere
 from synapse_rejection_repair.statefrom import KeptStates
 from synapse_rejection_repair.undo import Undoing
-
-logger = logging.getLogger(__name__)
 
 _CHUNK = 100
 """How many events are stored at a time: as many as Synapse stores in one transaction."""
@@ -74,38 +71,23 @@ class RepairRunner:
     clock: Clock
     rest: float = 0.0
 
-    async def run(self, job: RepairJob) -> RepairJob:
-        """Carries a job out to its end, whatever that is."""
-        logger.info("Repair %s of %s: begins", job.job_id, job.room_id)
-        try:
-            undoes = job.request.undoes
-            if undoes is not None:
-                job = await self.undoing.run(job, undoes)
-            else:
-                job = await self._repair(job)
-        except RepairError as e:
-            job = await self._failed(job, str(e))
-        except Exception as e:
-            # The message of an unknown error could hold anything; the log has it.
-            logger.exception("Repair %s of %s: failed", job.job_id, job.room_id)
-            reason = f"An unexpected {type(e).__name__} ended the job: see Synapse's log"
-            job = await self._failed(job, reason)
-        job = await self.store.save(attr.evolve(job, finished_ts=self.clock.now_ms()))
-        logger.info(
-            "Repair %s of %s: %s, accepted %d, left rejected %d%s",
-            job.job_id,
-            job.room_id,
-            job.status.value,
-            job.progress.accepted,
-            job.progress.rejected,
-            f": {job.error}" if job.error else "",
-        )
-        return job
+    @property
+    def kind(self) -> str:
+        """What the log calls the jobs."""
+        return "Repair"
 
-    async def _failed(self, job: RepairJob, reason: str) -> RepairJob:
-        # What it had done when it failed is in its row.
-        job = await self.store.get(job.job_id)
-        return attr.evolve(job, status=Status.FAILED, error=reason)
+    async def run(self, job: RepairJob) -> RepairJob:
+        """Carries a job out, until it is complete or cancelled; gives it as it is then.
+
+        Raises:
+            RepairError: it has failed.
+        """
+        undoes = job.request.undoes
+        return await (self._repair(job) if undoes is None else self.undoing.run(job, undoes))
+
+    def outcome(self, job: RepairJob) -> str:
+        """What has come of a job, for the log."""
+        return f"accepted {job.progress.accepted}, left rejected {job.progress.rejected}"
 
     async def _repair(self, job: RepairJob) -> RepairJob:
         job = await self._begin(job)

@@ -118,7 +118,15 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         runner = RepairRunner(
             store, reader, planner, writer, make_checker, undoing, peer_states, clock, rest
         )
-    background = Background(store, runner, this_process_writes, spawn, RepairMeter(hs.hostname))
+    background = Background(
+        store,
+        runner,
+        this_process_writes,
+        spawn,
+        RepairMeter(hs.hostname),
+        clock,
+        database.trouble,
+    )
     service = RepairService(reader, planner, store, peer_states, clock, background.started)
     undo_service = UndoService(store, undo_planner, background.started)
     noticed = SynapseWatchStore(database)

@@ -105,7 +105,16 @@ def wire_imports(
             )
 
         runner = ImportRunner(store, sources, target, media, make_writer, clock, requests_begun)
-    background = Background(store, runner, writes_room, spawn, ImportMeter(hs.hostname), at_once=1)
+    background = Background(
+        store,
+        runner,
+        writes_room,
+        spawn,
+        ImportMeter(hs.hostname),
+        clock,
+        database.trouble,
+        at_once=1,
+    )
     service = ImportService(sources, target, media, store, background.started, hs.hostname)
 
     skipped = SynapseSkippedList(database)

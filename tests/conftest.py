@@ -71,8 +71,10 @@ def braked(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Braked]:
     flavour: Flavour = getattr(request, "param", None) or Flavour()
-    postgres = request.getfixturevalue("postgres") if flavour.database == "postgres" else None
-    with braked_pair(tmp_path_factory.mktemp("braked"), postgres) as made:
+    database: Database | None = None
+    if flavour.database == "postgres":
+        database = request.getfixturevalue("postgres").create_database()
+    with braked_pair(tmp_path_factory.mktemp("braked"), database) as made:
         yield made
 
 

@@ -453,7 +453,7 @@ def test_the_database_is_killed(tmp_path: Path) -> None:
     cluster = Postgres()
     try:
         cluster.start()
-        with braked_pair(tmp_path / "servers", cluster) as braked:
+        with braked_pair(tmp_path / "servers", cluster.create_database()) as braked:
             room = braked.pair.room("10")
             r, bob = room.room_id, room.bob
             damage = make_damage(room, SMALL)

@@ -14,6 +14,27 @@ T = TypeVar("T")
 BATCH = 500
 """How many ids one query names at most."""
 
+_FULL = "The database has no room left on its disk"
+_LOCKED = "Somebody else keeps the database locked"
+_OF_SQLITE = {
+    "is locked": _LOCKED,
+    "is full": _FULL,
+    "disk I/O error": "The database's disk fails",
+    "unable to open": "The database's file cannot be opened",
+    "readonly": "The database's file cannot be written to",
+}
+"""What to say of messages of SQLite's that hold these words."""
+_OF_POSTGRES = {
+    "40001": _LOCKED,
+    "40P01": _LOCKED,
+    "53100": _FULL,
+    "53200": "The database's server is out of memory",
+    "53300": "The database's server has too many clients",
+    "55P03": _LOCKED,
+    "57014": "The database's server ended a statement that took too long",
+}
+"""What to say of PostgreSQL's error codes (PostgreSQL documentation, appendix A)."""
+
 
 def batches(items: Iterable[T], size: int = BATCH) -> Iterator[list[T]]:
     """Cuts any iterable into lists of at most `size` items."""
@@ -37,6 +58,22 @@ class Database:
     def shared_connection(self) -> bool:
         """Whether every transaction of the server waits for every other, as on SQLite."""
         return not isinstance(self.engine, PostgresEngine)
+
+    def trouble(self, error: Exception) -> str | None:
+        """What is wrong with the database for the time being, if an error tells of that.
+
+        Not in the database's own words, which can hold anything.
+
+        Args:
+            error: what a transaction has raised.
+        """
+        module = self.engine.module
+        if not isinstance(error, (module.OperationalError, module.InterfaceError)):
+            return None
+        code = getattr(error, "pgcode", None)
+        if isinstance(self.engine, PostgresEngine):
+            return _OF_POSTGRES.get(code or "", "The database cannot be reached")
+        return next((words for part, words in _OF_SQLITE.items() if part in str(error)), None)
 
     async def run(self, desc: str, func: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Runs a function in a transaction, in a database thread.

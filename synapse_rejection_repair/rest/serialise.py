@@ -80,7 +80,7 @@ def import_(job: ImportJob) -> JsonDict:
             "skipped": dict(progress.media.skipped),
         },
         "events_per_second": progress.events_per_second,
-        "eta_ms": progress.eta_ms,
+        "eta_ms": None if job.status.over else progress.eta_ms,
         "error": job.error,
         "created_ts": job.created_ts,
         "started_ts": job.started_ts,

@@ -267,7 +267,7 @@ class World:
             peer_states=ports,
             clock=ports,
         )
-        return run(runner.run(job))
+        return run(self.save(run(runner.run(job))))
 
     # Clock.
 

@@ -12,9 +12,8 @@ import yaml
 
 from tests.harness.brake import brake
 from tests.harness.config import EXAMPLE
-from tests.harness.database import SqliteDatabase
+from tests.harness.database import Database, SqliteDatabase
 from tests.harness.federation import Pair, running
-from tests.harness.postgres import Postgres
 from tests.harness.server import Server
 from tests.harness.waiting import wait_for
 
@@ -46,7 +45,7 @@ class Braked:
 
 
 @contextmanager
-def braked_pair(folder: Path, postgres: Postgres | None = None) -> Iterator[Braked]:
+def braked_pair(folder: Path, database: Database | None = None) -> Iterator[Braked]:
     folder.mkdir(exist_ok=True)
     control = folder / "brake.json"
     modules = [
@@ -55,7 +54,6 @@ def braked_pair(folder: Path, postgres: Postgres | None = None) -> Iterator[Brak
         *yaml.safe_load(EXAMPLE.read_text())["modules"],
     ]
     a = Server(folder / "a", modules=[])
-    database = postgres.create_database() if postgres else None
     b = Server(folder / "b", modules=modules, database=database)
     with running(a, b):
         yield Braked(Pair(a, b), control)

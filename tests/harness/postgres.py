@@ -42,7 +42,7 @@ class Postgres:
             *("--auth", "trust", "--encoding", "UTF8", "--locale", "C", "--no-sync"),
         )
 
-    def start(self) -> None:
+    def start(self) -> Postgres:
         """Starts the server, and waits until it takes connections."""
         settings = {
             "listen_addresses": "",
@@ -65,6 +65,7 @@ class Postgres:
             output=self.folder / "postgres.log",
         )
         wait_for(self._accepts, what="PostgreSQL taking connections")
+        return self
 
     def stop(self) -> None:
         """Stops the server; `start` brings it back."""
@@ -85,17 +86,28 @@ class Postgres:
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def create_database(self) -> PostgresDatabase:
-        """Returns a new, empty database, with the locale that Synapse insists on."""
+    def create_database(self, folder: Path | None = None) -> PostgresDatabase:
+        """Returns a new, empty database, with the locale that Synapse insists on.
+
+        Args:
+            folder: Where it keeps its tables; None for where the cluster is.
+        """
         self._databases += 1
         name = f"synapse_{self._databases}"
         connection = psycopg2.connect(**self._arguments("postgres"))
         try:
             connection.autocommit = True
             with connection.cursor() as cursor:
+                tablespace = ""
+                if folder is not None:
+                    own = folder / name
+                    own.mkdir()
+                    os.chown(own, *self._owner)
+                    cursor.execute(f"CREATE TABLESPACE {name} LOCATION '{own}'")
+                    tablespace = f"TABLESPACE {name}"
                 cursor.execute(
                     f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' "
-                    "LC_COLLATE 'C' LC_CTYPE 'C'"
+                    f"LC_COLLATE 'C' LC_CTYPE 'C' {tablespace}"
                 )
         finally:
             connection.close()
