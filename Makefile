@@ -9,7 +9,7 @@ VENV_OLDEST := .venv-oldest
 # Files in tests/ are given to one worker each, since servers are shared within a file.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: venv lint format test demo bench fuzz faults clean
+.PHONY: venv lint format test slow demo bench fuzz faults clean
 
 venv: $(VENV)/.stamp $(VENV_OLDEST)/.stamp
 
@@ -37,7 +37,11 @@ format: $(VENV)/.stamp
 	$(VENV)/bin/ruff format .
 
 test: venv lint
-	$(VENV)/bin/python -m pytest $(PYTEST_ARGS) tests
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS) -m "not slow" tests
+
+# Deployments of many processes, full disks, large tables: what would make `test` too long.
+slow: venv
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS) -m slow tests
 
 # As the test of the same name, with many more requests, other ones each time.
 FUZZ_EXAMPLES ?= 500

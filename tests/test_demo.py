@@ -69,6 +69,7 @@ def test_once() -> None:
     assert not _folder(ran.stdout).exists()
 
 
+@pytest.mark.slow
 def test_until_interrupted(tmp_path: Path) -> None:
     output = tmp_path / "output"
     with output.open("wb") as file:
@@ -98,6 +99,7 @@ def test_until_interrupted(tmp_path: Path) -> None:
     assert "access token" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("act", ["incident", "history"])
 def test_failure(act: str) -> None:
     code = f"""
@@ -127,6 +129,7 @@ sys.exit(demo.main())
     assert not _folder(ran.stdout).exists()
 
 
+@pytest.mark.slow
 def test_ended_in_the_second_act(tmp_path: Path) -> None:
     output = tmp_path / "output"
     with output.open("wb") as file:

@@ -20,7 +20,7 @@ from tests.oldworld import begin, come_late, live, sources
 
 FILLING = 200_000
 
-pytestmark = pytest.mark.postgres
+pytestmark = [pytest.mark.postgres, pytest.mark.slow]
 
 
 def grow(server: Server) -> None:

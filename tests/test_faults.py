@@ -26,6 +26,8 @@ from tests.oldworld import finished as import_finished
 from tests.test_import import compare as compare_import
 from tests.test_import import read_back
 
+pytestmark = pytest.mark.slow
+
 LENGTH = 100
 FULL = "The database has no room left on its disk"
 LOCKED = "Somebody else keeps the database locked"

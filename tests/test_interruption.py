@@ -212,6 +212,7 @@ def motley(room: Room) -> Motley:
     return Motley(room, topic, message, cured, tip)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before", "after"])
 @flavours.BOTH_DATABASES
 def test_killed_at_all_that_is_not_receiving(braked: Braked, moment: str) -> None:

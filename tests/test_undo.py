@@ -187,6 +187,7 @@ def test_what_cannot_be_undone(braked: Braked) -> None:
         assert (error.value.status, error.value.errcode) == (400, "M_INVALID_PARAM")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("braked", "transaction", "nth", "moment"),
     [

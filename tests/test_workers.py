@@ -42,7 +42,7 @@ from tests.oldworld import finished as import_finished
 from tests.test_import import compare as compare_import
 from tests.test_import import read_back
 
-pytestmark = pytest.mark.postgres
+pytestmark = [pytest.mark.postgres, pytest.mark.slow]
 
 SERVING = (MAIN, CLIENTS)
 """The processes that clients reach."""
