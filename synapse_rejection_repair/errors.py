@@ -300,6 +300,20 @@ class BuiltUpon(RepairError):
 
 
 @attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+class StateGone(RepairError):
+    """States that events had before a repair are no longer in the database."""
+
+    job_id: str
+    event_ids: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"Repair {self.job_id} cannot be undone: the state groups that {len(self.event_ids)}"
+            f" events had before it are no longer stored, such as that of {self.event_ids[0]}"
+        )
+
+
+@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
 class TouchedSince(RepairError):
     """A later job has changed what a repair did."""
 

@@ -201,6 +201,9 @@ class UndoReader(Protocol):
     async def later_jobs(self, repair: RepairJob, event_ids: Collection[str]) -> list[str]:
         """The jobs that have dealt with some of the events since the repair began."""
 
+    async def stateless(self, repair: RepairJob, events: Done) -> list[str]:
+        """The events whose states from before the repair are no longer stored."""
+
     async def builders(self, repair: RepairJob, events: Done) -> list[str]:
         """The events accepted since that follow or cite what the repair received."""
 

@@ -11,7 +11,7 @@ from synapse_rejection_repair.domain.plan import Deliver
 from synapse_rejection_repair.domain.repair import RepairJob, RepairProgress, RepairRequest
 from synapse_rejection_repair.domain.scope import Scope
 from synapse_rejection_repair.domain.undo import UNDO, UndoPlan, changes_back, done_with
-from synapse_rejection_repair.errors import BuiltUpon, NotOver, NotUndoable, TouchedSince
+from synapse_rejection_repair.errors import BuiltUpon, NotOver, NotUndoable, StateGone, TouchedSince
 from synapse_rejection_repair.ports import Clock, JobStore, RoomReader, UndoReader, UndoWriter
 
 
@@ -37,6 +37,7 @@ class UndoPlanner:
             NotOver: it still runs.
             TouchedSince: a later job has dealt with the same events.
             BuiltUpon: accepted events build on what it let in.
+            StateGone: states that events had before it are no longer stored.
             NotInRoom: no local user is joined any more.
         """
         if repair.request.undoes is not None:
@@ -51,6 +52,9 @@ class UndoPlanner:
         builders = await self.undo.builders(repair, events)
         if builders:
             raise BuiltUpon(repair.job_id, tuple(builders))
+        stateless = await self.undo.stateless(repair, events)
+        if stateless:
+            raise StateGone(repair.job_id, tuple(stateless))
         current = await self.reader.current_state(repair.room_id)
         changes = changes_back(repair.progress.state_changes, current)
         return UndoPlan(repair.job_id, repair.room_id, events, changes)

@@ -170,6 +170,22 @@ def test_not_once_something_builds_on_it(braked: Braked) -> None:
     assert_whole(room)
 
 
+def test_not_once_the_old_states_are_gone(braked: Braked) -> None:
+    room = braked.pair.room("11")
+    make_damage(room, 40)
+    states = "SELECT state_group FROM event_to_state_groups JOIN events USING (event_id)"
+    before = room.b.database.query(f"{states} WHERE room_id = ?", room.room_id)
+    repaired = repair(room.bob, room.room_id)
+    after = room.b.database.query(f"{states} WHERE room_id = ?", room.room_id)
+    unused = {*before} - {*after}
+    assert unused
+    for (group,) in unused:
+        room.b.database.execute("DELETE FROM state_groups WHERE id = ?", group)
+    answer = refused(room.bob, repaired["repair_id"])
+    assert "are no longer stored" in answer["error"]
+    assert_whole(room)
+
+
 def test_what_cannot_be_undone(braked: Braked) -> None:
     user = braked.pair.b.register("undoer", admin=True)
     for repair_id in ("none", "!", "%00"):

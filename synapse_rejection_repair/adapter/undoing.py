@@ -34,6 +34,7 @@ _AT_ONCE = 100
 
 _ACTIONS = tuple(action.value for action in Action)
 _STORED_ANEW = (Action.RECEIVE, Action.REJECT)
+_STATES = "event_to_state_groups"
 
 
 class JournalReader:
@@ -67,6 +68,16 @@ class JournalReader:
         return sorted(
             {i for i, created_ts in rows if i != repair.job_id and created_ts >= repair.created_ts}
         )
+
+    async def stateless(self, repair: RepairJob, events: Done) -> list[str]:
+        """The events whose states from before the repair are no longer stored.
+
+        Nothing refers to these groups any more, so whatever tidies up may take them away.
+        """
+        found: list[str] = []
+        for ids in batches(events, _AT_ONCE):
+            found += await self._database.run("stateless", _stateless, repair.job_id, ids, events)
+        return sorted(found)
 
     async def builders(self, repair: RepairJob, events: Done) -> list[str]:
         """The events accepted since that follow or cite what the repair received."""
@@ -209,12 +220,27 @@ def _originals(
     return found
 
 
+def _stateless(
+    txn: LoggingTransaction, job_id: str, event_ids: Sequence[str], events: Done
+) -> list[str]:
+    groups = dict(_originals(txn, job_id, event_ids, Action.RESTATE))
+    for action in _STORED_ANEW:
+        ids = [i for i in event_ids if action in events[i]]
+        for event_id, rows in _originals(txn, job_id, ids, action).items():
+            groups.update((event_id, r["state_group"]) for r in rows.get(_STATES, ()))
+    stored = {}
+    for group in {*groups.values()}:
+        txn.execute("SELECT 1 FROM state_groups WHERE id = ?", (group,))
+        stored[group] = txn.fetchone() is not None
+    return [event_id for event_id, group in groups.items() if not stored[group]]
+
+
 def _insert(
     txn: LoggingTransaction, event_id: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> None:
     txn.execute("DELETE FROM event_to_state_groups WHERE event_id = ?", (event_id,))
     # The events first: other tables point to them.
-    for table in ("event_to_state_groups", *OWN_ROWS)[::-1]:
+    for table in (_STATES, *OWN_ROWS)[::-1]:
         for row in rows.get(table, ()):
             marks = ", ".join("?" for _ in row)
             txn.execute(
