@@ -23,6 +23,7 @@ from tests.harness.client import Client, JsonDict, MatrixError, quoted
 from tests.harness.compare import differences, search
 from tests.harness.federation import Pair, Room, running
 from tests.harness.incident import Incident, make_incident, promote
+from tests.harness.log import ALERTS
 from tests.harness.postgres import Postgres
 from tests.harness.redis import Redis
 from tests.harness.repairing import finished, health, progress, repair, start
@@ -86,8 +87,8 @@ def deployment(
         try:
             b.wait_for_main()
             # The workers, which start at once, are to find that all of them have to create them.
-            for table in ("rejection_repair_jobs", "rejection_repair_journal"):
-                b.database.execute(f"DROP TABLE IF EXISTS {table}")
+            for table in ("jobs", "journal", "seen", "alerts"):
+                b.database.execute(f"DROP TABLE IF EXISTS rejection_repair_{table}")
             b.wait_healthy()
             yield Deployment(a, b, control)
         finally:
@@ -218,6 +219,22 @@ def ran(b: WorkerServer, job_id: str) -> list[str]:
         for name in PROCESSES
         for _ in re.findall(rf"(?:Repair|Import) {job_id} of \S+: begins", b.log_of(name))
     ]
+
+
+def test_all_processes_raise_one_alert(story: Story) -> None:
+    r, b = story.room.room_id, story._b
+
+    def alerts(name: str) -> list[JsonDict]:
+        answer = b.at(name, story.room.bob).repair_api("GET", "/alerts")
+        return [alert for alert in answer["alerts"] if alert["room_id"] == r]
+
+    wait_for(lambda: alerts(MAIN), 60, what="an alert")
+    (alert,) = alerts(MAIN)
+    assert alert["event_id"] in story.incident.lost
+    for name in PROCESSES:
+        assert alerts(name) == [alert]
+    lines = [line for name in PROCESSES for line in b.log_of(name).splitlines()]
+    assert sum(f" - {ALERTS} - " in line and alert["event_id"] in line for line in lines) == 1
 
 
 @pytest.mark.parametrize("name", SERVING)

@@ -14,6 +14,7 @@ from synapse_rejection_repair.domain.model import Check, Node, StateChange, Stat
 from synapse_rejection_repair.domain.plan import Deliver, Plan
 from synapse_rejection_repair.domain.repair import RepairRequest
 from synapse_rejection_repair.domain.scope import Scope
+from synapse_rejection_repair.errors import StateMoved
 from synapse_rejection_repair.ports import Checker
 from synapse_rejection_repair.statefrom import KeptStates
 from tests.domain.drawing import draw
@@ -212,8 +213,8 @@ def test_a_state_that_is_not_the_one_that_it_was_compared_with() -> None:
         borrowed=(borrow("T", {**RIGHT, POWER: "P", NAME: "Y"}, {**RIGHT, NAME: "Y"}),),
     )
     before = world.snapshot()
-    job = world.repair_with(request)
-    assert job.status is Status.FAILED and "T" in (job.error or "")
+    with pytest.raises(StateMoved, match="T"):
+        world.repair_with(request)
     assert world.snapshot() == before
 
 
