@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -149,7 +150,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         reply = room.bob.send_message(r, "Is anybody there?")
         room.wait_everywhere(reply)
         cascade.append(room.alice.send_state(r, "m.room.topic", {"topic": "After X"}))
-        b.wait_for_event(cascade[-1])
+        for server, event_id in itertools.product((b, c), cascade):
+            server.wait_for_event(event_id)
         assert b.rejected(r) == {x, *cascade} <= c.rejected(r) and a.rejected(r) == set()
         judge = Judge(Contract(tags={"Repair"}), room.bob)
         yield World(room, c, dora, other, liar, control, lost, x, cascade, judge)
