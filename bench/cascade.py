@@ -79,7 +79,7 @@ def chain(room: Room, root: str, length: int) -> list[tuple[JsonDict, str]]:
     auth_events = [root, state["m.room.member", alice]]
     if room.version < "12":
         auth_events.append(state["m.room.create", ""])
-    depth = room.a.database.value("SELECT depth FROM events WHERE event_id = ?", root)
+    depth = room.b.database.value("SELECT depth FROM events WHERE event_id = ?", root)
     events = []
     prev = root
     for number in range(length):

@@ -13,66 +13,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import requests
-from canonicaljson import encode_canonical_json
 
 from bench.cascade import chain, reject_root
 from bench.memory import peak_of
+from bench.probe import holds, watch
+from bench.rejected import store_rejected
 from bench.repair import servers
 from bench.worlds import megabytes, row
 from tests.harness.client import Client, quoted
-from tests.harness.federation import Room
-from tests.harness.hostile import JsonDict
 from tests.harness.server import Server
-
-
-def store_rejected(room: Room, events: list[tuple[JsonDict, str]]) -> None:
-    """Writes events into B's database as Synapse writes those that it rejects.
-
-    Args:
-        room: The room; B is stopped.
-        events: The events with their ids, each following the one before.
-    """
-    database = room.b.database
-    position = database.value("SELECT MAX(stream_ordering) FROM events")
-    root = events[0][0]["prev_events"][0]
-    group = database.value("SELECT state_group FROM event_to_state_groups WHERE event_id = ?", root)
-    inserts: dict[str, list[tuple[Any, ...]]] = {
-        "event_json (event_id, room_id, internal_metadata, json, format_version)": [
-            (i, room.room_id, "{}", encode_canonical_json(e).decode(), 3) for e, i in events
-        ],
-        "events (event_id, room_id, type, state_key, sender, depth, topological_ordering,"
-        " stream_ordering, origin_server_ts, received_ts, processed, outlier, instance_name,"
-        " rejection_reason)": [
-            (
-                i,
-                room.room_id,
-                e["type"],
-                e.get("state_key"),
-                e["sender"],
-                e["depth"],
-                e["depth"],
-                position + number + 1,
-                e["origin_server_ts"],
-                e["origin_server_ts"],
-                True,
-                False,
-                "master",
-                "auth_error",
-            )
-            for number, (e, i) in enumerate(events)
-        ],
-        "rejections (event_id, reason, last_check)": [(i, "auth_error", "0") for _, i in events],
-        "event_to_state_groups (event_id, state_group)": [(i, group) for _, i in events],
-        "state_events (event_id, room_id, type, state_key)": [
-            (i, room.room_id, e["type"], e["state_key"]) for e, i in events if "state_key" in e
-        ],
-    }
-    for into, rows in inserts.items():
-        marks = ",".join("?" for _ in rows[0])
-        database.execute_many(f"INSERT INTO {into} VALUES ({marks})", rows)
 
 
 @contextmanager
@@ -113,6 +64,7 @@ def main() -> None:
             events = chain(room, root, length)
             pair.b.stop()
             store_rejected(room, events)
+            report = watch(pair.b)
             pair.b.start()
             rooms.append((room, length))
         row("Synapse, database", f"{pair.b.install.version}, {options.database}")
@@ -121,13 +73,14 @@ def main() -> None:
         row("another request waits, idle, median (most)", _waits(waits))
         for room, length in rooms:
             for name, call in _calls(room.bob, room.room_id, length).items():
-                with peak_of(pair.b) as peak, waiting(pair.b) as waits:
+                with peak_of(pair.b) as peak, holds(report) as held, waiting(pair.b) as waits:
                     began = time.monotonic()
                     call()
                     took = time.monotonic() - began
                 row(
                     f"{length} rejected events: {name}",
-                    f"{took:.2f} s, {megabytes(peak.growth)}, waits {_waits(waits)}",
+                    f"{took:.2f} s, {megabytes(peak.growth)}, waits {_waits(waits)},"
+                    f" held {held.longest:.0f} ms",
                 )
 
 

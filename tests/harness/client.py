@@ -13,7 +13,6 @@ import requests
 JsonDict = dict[str, Any]
 
 REPAIR_API = "/_synapse/rejection_repair/v1"
-_TIMEOUT = 120.0
 
 
 class MatrixError(Exception):
@@ -41,6 +40,9 @@ def quoted(*parts: str) -> str:
 
 class Client:
     """A logged in user. Methods raise `MatrixError` where the server refuses."""
+
+    timeout = 120.0
+    """How long an answer is waited for, in seconds."""
 
     def __init__(self, url: str, user_id: str, access_token: str) -> None:
         self.url = url
@@ -78,7 +80,7 @@ class Client:
             params=params,
             data=data,
             headers=headers,
-            timeout=_TIMEOUT,
+            timeout=self.timeout,
         )
 
     def call(

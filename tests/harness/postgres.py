@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,26 @@ _SUPERUSER = "synapse"
 class Postgres:
     """A cluster of its own in a temporary folder, reached through a unix socket."""
 
-    def __init__(self) -> None:
-        """Makes the cluster; `start` runs it."""
+    def __init__(
+        self, folder: Path | None = None, settings: Mapping[str, str] | None = None
+    ) -> None:
+        """Makes the cluster; `start` runs it.
+
+        Args:
+            folder: Where it is kept; what an earlier one left there is taken up. None for a
+                temporary one.
+            settings: Settings over those of the harness.
+        """
         # Not below pytest's folders: the user that PostgreSQL runs as may not enter those, and the
         # path of a unix socket may have no more than 107 bytes.
-        self.folder = Path(tempfile.mkdtemp(prefix="rejection-repair-pg-"))
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="rejection-repair-pg-"))
+        self.folder.mkdir(exist_ok=True)
         os.chown(self.folder, *self._owner)
         self._process: Process | None = None
         self._databases = 0
+        self._settings = settings or {}
+        if (self.folder / "data").exists():
+            return
         self._run(
             "initdb",
             *("--pgdata", str(self.folder / "data"), "--username", _SUPERUSER),
@@ -52,6 +65,7 @@ class Postgres:
             # nothing as long as commits are synchronous.
             "fsync": "off",
             "full_page_writes": "off",
+            **self._settings,
         }
         self._process = Process(
             [
@@ -111,6 +125,10 @@ class Postgres:
                 )
         finally:
             connection.close()
+        return self.database(name)
+
+    def database(self, name: str) -> PostgresDatabase:
+        """Returns a database that is there already."""
         return PostgresDatabase(self._arguments(name))
 
     def _arguments(self, database: str) -> dict[str, Any]:

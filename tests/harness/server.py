@@ -35,6 +35,7 @@ class Server:
         modules: Sequence[Module] | None = None,
         config: Mapping[str, Any] | None = None,
         log_level: str = "INFO",
+        ports: tuple[int, int] | None = None,
     ) -> None:
         """Prepares the server; `start` runs it.
 
@@ -46,12 +47,12 @@ class Server:
                 example_homeserver.yaml, that is, the module that this project is about.
             config: Settings over those of the example.
             log_level: The level of its log.
+            ports: Those for clients and for other servers; None for any that are free.
         """
         self.folder = folder
         self.install = install
         self.database = database or SqliteDatabase(folder / "homeserver.db")
-        self.client_port = free_port()
-        self.federation_port = free_port()
+        self.client_port, self.federation_port = ports or (free_port(), free_port())
         self._control = folder / "sabotage.json"
         self._process: Process | None = None
         self._log_level = log_level
