@@ -20,6 +20,7 @@ from synapse_rejection_repair.adapter.defects import DefectScan
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.integrity import IntegrityCheck
 from synapse_rejection_repair.adapter.jobstore import SynapseJobStore, prepare_tables
+from synapse_rejection_repair.adapter.listings import Listings
 from synapse_rejection_repair.adapter.mending import RoomMending
 from synapse_rejection_repair.adapter.metrics import RepairMeter
 from synapse_rejection_repair.adapter.peer_events import PeerEvents
@@ -27,6 +28,7 @@ from synapse_rejection_repair.adapter.peer_states import SynapsePeerStates
 from synapse_rejection_repair.adapter.peers import SynapsePeers
 from synapse_rejection_repair.adapter.process import writes_events, writes_room
 from synapse_rejection_repair.adapter.reader import SynapseReader
+from synapse_rejection_repair.adapter.rejected import RejectedEvents
 from synapse_rejection_repair.adapter.soft_failures import SoftFailureReader
 from synapse_rejection_repair.adapter.states import SynapseStates
 from synapse_rejection_repair.adapter.undoing import JournalReader, SynapseUndoWriter
@@ -84,7 +86,9 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
     database = Database(hs)
     states = SynapseStates(hs)
     soft_failures = SoftFailureReader(database, clock)
-    reader = SynapseReader(database, DefectScan(database, states, clock), soft_failures)
+    listings = Listings(database, RejectedEvents(hs, database, clock), clock)
+    scan = DefectScan(database, states, clock)
+    reader = SynapseReader(database, scan, soft_failures, listings)
     integrity = IntegrityCheck(hs)
 
     def make_checker(room_id: str, room_version: str) -> EventChecker:

@@ -11,7 +11,7 @@ from synapse.storage._base import db_to_json
 from synapse_rejection_repair.adapter.borrowed import borrowed_in
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.defects import DAMAGE, DefectScan
-from synapse_rejection_repair.adapter.listings import list_rejections, list_rooms
+from synapse_rejection_repair.adapter.listings import Listings
 from synapse_rejection_repair.adapter.nodes import read_nodes
 from synapse_rejection_repair.adapter.soft_failures import SoftFailed, SoftFailureReader
 from synapse_rejection_repair.adapter.tables import JOBS, JOURNAL
@@ -24,6 +24,7 @@ from synapse_rejection_repair.domain.listing import (
     RoomRow,
 )
 from synapse_rejection_repair.domain.model import Node, StateIds
+from synapse_rejection_repair.domain.nodes import NodeTable, Union
 from synapse_rejection_repair.domain.plan import Action, RoomFacts
 from synapse_rejection_repair.domain.tips import Spell
 from synapse_rejection_repair.errors import (
@@ -41,22 +42,26 @@ class SynapseReader:
         database: Synapse's.
         scan: finds what accepted events lack.
         soft: reads soft-failed events.
+        listings: what an admin pages through.
     """
 
-    def __init__(self, database: Database, scan: DefectScan, soft: SoftFailureReader) -> None:
+    def __init__(
+        self, database: Database, scan: DefectScan, soft: SoftFailureReader, listings: Listings
+    ) -> None:
         self._database = database
         self._scan = scan
         self._soft = soft
+        self._listings = listings
 
     async def rooms(self, page: Page) -> Listing[RoomRow]:
         """The rooms with rejected events."""
-        return await list_rooms(self._database, page)
+        return await self._listings.rooms(page)
 
     async def rejections(
         self, room_id: str, wanted: RejectionFilter, page: Page
     ) -> Listing[RejectionRow]:
         """A room's rejected events."""
-        return await list_rejections(self._database, room_id, wanted, page)
+        return await self._listings.rejections(room_id, wanted, page)
 
     async def require_room(self, room_id: str) -> str:
         """The identifier of the room's version.
@@ -139,7 +144,7 @@ class SynapseReader:
         soft = await self._soft_failed(room_id, version, suspects, scan)
         stale = await self._others(defects.get(Finding.STALE_STATE, ()), suspects)
         unindexed = await self._others(
-            defects.get(Finding.MISSING_SEARCH, ()), suspects.keys() | soft.nodes.keys()
+            defects.get(Finding.MISSING_SEARCH, ()), Union(suspects, soft.nodes)
         )
         unfinished = await self._others(await self._unfinished(room_id), suspects)
         extremities = await self.extremities(room_id)
@@ -163,14 +168,13 @@ class SynapseReader:
         )
 
     async def _soft_failed(
-        self, room_id: str, version: str, suspects: Mapping[str, Node], scan: bool
+        self, room_id: str, version: str, suspects: NodeTable, scan: bool
     ) -> SoftFailed:
         if scan:
             return await self._soft.read(room_id, version, None)
         if not suspects:
             return SoftFailed({}, {}, {})
-        since = min(node.stream_ordering for node in suspects.values())
-        return await self._soft.read(room_id, version, since)
+        return await self._soft.read(room_id, version, suspects.first_stored())
 
     async def spells(
         self, facts: RoomFacts, positions: Sequence[int], also: Collection[str]
@@ -190,7 +194,7 @@ class SynapseReader:
             facts.soft_failed.keys(),
         )
 
-    async def _others(self, event_ids: Iterable[str], suspects: Collection[str]) -> dict[str, Node]:
+    async def _others(self, event_ids: Iterable[str], suspects: Collection[str]) -> NodeTable:
         return await read_nodes(self._database, [i for i in event_ids if i not in suspects])
 
     async def position(self, room_id: str) -> int:

@@ -1,0 +1,155 @@
+"""The rejected events of a whole server, by all that they are sorted and chosen by."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Collection, Iterable, Mapping
+from operator import itemgetter
+
+import attr
+
+from synapse_rejection_repair.domain.listing import Listing, Page, RejectionFilter
+from synapse_rejection_repair.domain.sorting import sorted_in_pieces
+
+RejectedRow = tuple[str, str, str, str, int, int, str]
+"""Event id, room id, type, sender, `origin_server_ts`, depth, reason."""
+
+
+@attr.s(slots=True, auto_attribs=True)
+class RoomCount:
+    """How many events of a room are rejected.
+
+    Attributes:
+        rejected_events: how many there are.
+        first_ts: the earliest `origin_server_ts` among them, in milliseconds.
+        last_ts: the latest.
+    """
+
+    rejected_events: int
+    first_ts: int
+    last_ts: int
+
+
+class RejectedTable:
+    """Rejected events, in columns: nothing of the garbage collector's concern.
+
+    It is complete before anybody looks at it, and does not change any more then.
+    """
+
+    def __init__(self) -> None:
+        self._ids: list[str] = []
+        self._words: dict[str, int] = {}
+        self._texts: list[str] = []
+        self._rooms, self._types = array("i"), array("i")
+        self._senders, self._reasons = array("i"), array("i")
+        self._times, self._depths = array("q"), array("q")
+        self._orders: dict[tuple[str, str], array[int]] = {}
+
+    @property
+    def event_ids(self) -> Collection[str]:
+        """The ids of all events."""
+        return self._ids
+
+    def add(self, rows: Iterable[RejectedRow]) -> None:
+        """Adds events."""
+        for event_id, room_id, type_, sender, ts, depth, reason in rows:
+            self._ids.append(event_id)
+            self._rooms.append(self._word(room_id))
+            self._types.append(self._word(type_))
+            self._senders.append(self._word(sender))
+            self._reasons.append(self._word(reason))
+            self._times.append(ts)
+            self._depths.append(depth)
+
+    def still(self, reasons: Mapping[str, str]) -> RejectedTable:
+        """A table of those of its events that are still rejected.
+
+        Args:
+            reasons: the reason for each event that is, by id.
+        """
+        table = RejectedTable()
+        rows = map(self._row, range(len(self._ids)))
+        table.add(row for row in rows if reasons.get(row[0]) == row[-1])
+        return table
+
+    def rooms(self) -> Mapping[str, RoomCount]:
+        """How many events of each room there are."""
+        found: dict[int, RoomCount] = {}
+        for room, ts in zip(self._rooms, self._times, strict=True):
+            count = found.get(room)
+            if count is None:
+                found[room] = RoomCount(1, ts, ts)
+                continue
+            count.rejected_events += 1
+            if ts < count.first_ts:
+                count.first_ts = ts
+            elif ts > count.last_ts:
+                count.last_ts = ts
+        return {self._texts[room]: count for room, count in found.items()}
+
+    def page(self, room_id: str, wanted: RejectionFilter, page: Page) -> Listing[str]:
+        """The ids of a part of a room's events; those that are equal are in order of their ids."""
+        chosen = self._chosen(self._order(room_id, page.order_by), wanted)
+        total = len(chosen)
+        if page.backwards:
+            end = max(total - page.start, 0)
+            rows = chosen[max(end - page.limit, 0) : end][::-1]
+        else:
+            rows = chosen[page.start : page.start + page.limit]
+        return Listing([self._ids[row] for row in rows], total)
+
+    def _order(self, room_id: str, order_by: str) -> array[int]:
+        order = self._orders.get((room_id, order_by))
+        if order is None:
+            room, value = self._words.get(room_id, -1), self._sorted_by(order_by)
+            rows = (row for row, found in enumerate(self._rooms) if found == room)
+            keys = sorted_in_pieces((value(row), self._ids[row], row) for row in rows)
+            order = self._orders[room_id, order_by] = array("i", map(itemgetter(2), keys))
+        return order
+
+    def _sorted_by(self, order_by: str) -> Callable[[int], int | str]:
+        numbers = {"origin_server_ts": self._times, "depth": self._depths}
+        words = {"type": self._types, "sender": self._senders, "reason": self._reasons}
+        if order_by in numbers:
+            return numbers[order_by].__getitem__
+        if order_by in words:
+            texts, column = self._texts, words[order_by]
+            return lambda row: texts[column[row]]
+        return self._ids.__getitem__
+
+    def _chosen(self, rows: array[int], wanted: RejectionFilter) -> array[int]:
+        for column, text in (
+            (self._types, wanted.type),
+            (self._senders, wanted.sender),
+            (self._reasons, wanted.reason),
+        ):
+            if text is not None:
+                word = self._words.get(text, -1)
+                rows = array("i", (row for row in rows if column[row] == word))
+        times = self._times
+        if wanted.since_ts is not None:
+            since = wanted.since_ts
+            rows = array("i", (row for row in rows if times[row] >= since))
+        if wanted.until_ts is not None:
+            until = wanted.until_ts
+            rows = array("i", (row for row in rows if times[row] <= until))
+        return rows
+
+    def _row(self, row: int) -> RejectedRow:
+        texts = self._texts
+        return (
+            self._ids[row],
+            texts[self._rooms[row]],
+            texts[self._types[row]],
+            texts[self._senders[row]],
+            self._times[row],
+            self._depths[row],
+            texts[self._reasons[row]],
+        )
+
+    def _word(self, text: str) -> int:
+        number = self._words.get(text)
+        if number is None:
+            number = self._words[text] = len(self._texts)
+            self._texts.append(text)
+        return number

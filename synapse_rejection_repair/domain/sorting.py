@@ -1,0 +1,36 @@
+"""Sorting much, in a thread, without stopping the rest of the server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from heapq import merge
+from itertools import islice
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_PIECE = 2000
+"""How many items are sorted at a time."""
+_LONG = 16_000
+"""Of how many items pieces consist at most that are joined at a time."""
+
+
+def sorted_in_pieces(items: Iterable[T]) -> list[T]:
+    """The items in their order.
+
+    Python's own sort lets no other thread run until it is done. It is quick where its input
+    consists of two sorted halves: so pieces are sorted, then joined in pairs as long as they
+    are short, and the long ones item by item.
+    """
+    found = iter(items)
+    runs: list[list[Any]] = []
+    while run := list(islice(found, _PIECE)):
+        run.sort()
+        runs.append(run)
+    while len(runs) > 1 and len(runs[0]) < _LONG:
+        joined = []
+        for place in range(0, len(runs), 2):
+            run = [*runs[place], *(runs[place + 1] if place + 1 < len(runs) else ())]
+            run.sort()
+            joined.append(run)
+        runs = joined
+    return runs[0] if len(runs) == 1 else list(merge(*runs))
