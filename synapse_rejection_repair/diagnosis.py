@@ -9,8 +9,9 @@ import attr
 from synapse_rejection_repair.domain.cascade import Cascade, cascades
 from synapse_rejection_repair.domain.health import Finding, Problem, problem
 from synapse_rejection_repair.domain.model import Node, Verdict
+from synapse_rejection_repair.domain.nodes import NodeTable, Union
 from synapse_rejection_repair.domain.peers import PeerReport
-from synapse_rejection_repair.domain.plan import Action, Deliver
+from synapse_rejection_repair.domain.plan import Action, Deliver, Plan, RoomFacts
 from synapse_rejection_repair.domain.scope import Scope
 from synapse_rejection_repair.domain.watch import Recorded
 from synapse_rejection_repair.errors import NotInRoom, PartialState, UnsupportedRoomVersion
@@ -99,7 +100,7 @@ class Diagnostician:
         if peers:
             for root in list(found)[:_ROOTS_ASKED_ABOUT]:
                 _, reports[root] = await self.survey.of_event(root, peers)
-        first = min(node.stream_ordering for node in rejected.values())
+        first = NodeTable.of(rejected).first_stored()
         return Diagnosis(
             rejected_events=len(rejected),
             roots=[
@@ -118,39 +119,11 @@ class Diagnostician:
             UnsupportedRoomVersion: the room's version is not known.
         """
         facts = await self.reader.facts(room_id)
-        plan = await self.planner.plan(facts, Scope(), Deliver.LIVE, facts.chosen(Scope()))
+        everything = Union(facts.suspects, facts.soft_failed)
+        plan = await self.planner.plan(facts, Scope(), Deliver.LIVE, everything)
         as_it_is = await self.planner.plan(facts, Scope(), Deliver.LIVE, ())
-        rejected = [s for s in plan.verdicts if s.node.rejected is not None]
         bad_state = await self.reader.bad_current_state(room_id)
-        mended = {c.before for c in plan.state_changes} | {
-            s.node.event_id for s in rejected if s.action is Action.RECEIVE
-        }
-        let_through = {s.node.event_id: None for s in plan.verdicts if s.node.soft_failed}
-        problems = [
-            *problem(
-                Finding.WRONGLY_REJECTED,
-                [s.node.event_id for s in rejected if s.action is Action.RECEIVE],
-            ),
-            *problem(
-                Finding.REJECTED,
-                [s.node.event_id for s in rejected if s.action is Action.REJECT],
-                repairable=False,
-            ),
-            *problem(Finding.WRONGLY_SOFT_FAILED, let_through),
-            *problem(
-                Finding.SOFT_FAILED,
-                [i for i in facts.soft_failed if i not in let_through],
-                repairable=False,
-            ),
-            *problem(Finding.BAD_EXTREMITIES, sorted(facts.extremities - as_it_is.extremities)),
-            *problem(Finding.BAD_CURRENT_STATE, bad_state, repairable=mended.issuperset(bad_state)),
-        ]
-        restated = [s.node.event_id for s in as_it_is.steps if s.action is Action.RESTATE]
-        for finding, event_ids in {**facts.defects, Finding.STALE_STATE: restated}.items():
-            problems += problem(finding, event_ids)
-        if facts.current_state and facts.extremities:
-            mismatch = [c.after or c.before or "" for c in as_it_is.state_changes]
-            problems += problem(Finding.STATE_MISMATCH, mismatch)
+        problems = await self.clock.in_thread(_problems, facts, plan, as_it_is, bad_state)
         return problems if await self._can_repair(room_id) else _beyond_repair(problems)
 
     async def _can_repair(self, room_id: str) -> bool:
@@ -159,6 +132,42 @@ class Diagnostician:
         except (NotInRoom, PartialState, UnsupportedRoomVersion):
             return False
         return True
+
+
+def _problems(facts: RoomFacts, plan: Plan, as_it_is: Plan, bad_state: list[str]) -> list[Problem]:
+    """What is wrong with a room.
+
+    Args:
+        facts: the room.
+        plan: what a repair of all of it would do.
+        as_it_is: what one that leaves rejected and soft-failed events alone would do.
+        bad_state: what cannot be in the current state, but is.
+    """
+    outcome: dict[Action, list[str]] = {Action.RECEIVE: [], Action.REJECT: []}
+    let_through: dict[str, None] = {}
+    for step in plan.verdicts:
+        if step.node.rejected is not None:
+            outcome[step.action].append(step.node.event_id)
+        if step.node.soft_failed:
+            let_through[step.node.event_id] = None
+    mended = {c.before for c in plan.state_changes}.union(outcome[Action.RECEIVE])
+    hidden = [event_id for event_id in facts.soft_failed if event_id not in let_through]
+    problems = [
+        *problem(Finding.WRONGLY_REJECTED, outcome[Action.RECEIVE]),
+        *problem(Finding.REJECTED, outcome[Action.REJECT], repairable=False),
+        *problem(Finding.WRONGLY_SOFT_FAILED, let_through),
+        *problem(Finding.SOFT_FAILED, hidden, repairable=False),
+        *problem(Finding.BAD_EXTREMITIES, sorted(facts.extremities - as_it_is.extremities)),
+        *problem(Finding.BAD_CURRENT_STATE, bad_state, repairable=mended.issuperset(bad_state)),
+    ]
+    restates = as_it_is.steps.nodes(lambda kind: kind.action is Action.RESTATE)
+    restated = [node.event_id for node in restates]
+    for finding, event_ids in {**facts.defects, Finding.STALE_STATE: restated}.items():
+        problems += problem(finding, event_ids)
+    if facts.current_state and facts.extremities:
+        mismatch = [c.after or c.before or "" for c in as_it_is.state_changes]
+        problems += problem(Finding.STATE_MISMATCH, mismatch)
+    return problems
 
 
 def _beyond_repair(problems: Iterable[Problem]) -> list[Problem]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, islice
+from operator import eq
 from typing import Any
 
 import attr
@@ -131,7 +131,7 @@ class RepairRunner:
             accepted = len(await self._accepted_by(job))
             job = await self._progress(
                 job,
-                total=accepted + len(plan.verdicts),
+                total=accepted + plan.accepted + plan.rejected,
                 done=accepted,
                 accepted=accepted,
                 rejected=0,
@@ -143,7 +143,7 @@ class RepairRunner:
                 else:
                     job, carried_out = await self._carry_out(job, plan)
                     await self.writer.finish(plan)
-                same = before is not None and before.steps == plan.steps
+                same = before is not None and await self._same(before, plan)
                 fruitless = 0 if carried_out and not same else fruitless + 1
                 before = plan
                 passes += 1
@@ -207,12 +207,14 @@ class RepairRunner:
         await self.writer.prepare(plan)
         carried_out = 0
         saved = self.clock.now_ms()
-        waiting = deque(chunks(plan.steps))
-        while waiting:
-            chunk = waiting.popleft()
+        waiting = chunks(plan.steps)
+        rest: list[Step] = []
+        while chunk := rest or next(waiting, []):
+            rest = []
             began = self.clock.now_ms()
             if chunk[0].action is Action.REJECT and not any(s.node.damaged for s in chunk):
                 job = _decided(job, rejected=len(chunk))
+                await self.clock.breathe()
                 continue
             decided = await self.writer.apply(job, chunk, checker)
             held = [s for s, verdict in decided if verdict.outcome is s.verdict.outcome]
@@ -229,10 +231,12 @@ class RepairRunner:
                 job = attr.evolve(job, cancel_requested=True)
             if (stoppable and job.cancel_requested) or len(held) < len(decided):
                 break
-            if len(decided) < len(chunk):
-                waiting.appendleft(chunk[len(decided) :])
+            rest = chunk[len(decided) :]
             await self.clock.pause(self.rest * (self.clock.now_ms() - began) / 1000)
         return await self.store.save(job), carried_out
+
+    async def _same(self, one: Plan, other: Plan) -> bool:
+        return await self.clock.in_thread(eq, one.steps, other.steps)
 
     async def _accepted_by(self, job: RepairJob) -> frozenset[str]:
         return await self.store.journalled(job.job_id, Action.RECEIVE.value)
@@ -254,9 +258,8 @@ class RepairRunner:
 def chunks(steps: Sequence[Step]) -> Iterator[list[Step]]:
     """Cuts a plan into runs of steps that are carried out alike, none too long."""
     for _, run in groupby(steps, key=lambda s: (s.action, s.backfill)):
-        alike = list(run)
-        for start in range(0, len(alike), _CHUNK):
-            yield alike[start : start + _CHUNK]
+        while alike := list(islice(run, _CHUNK)):
+            yield alike
 
 
 def _elsewhere(job: RepairJob) -> StatesElsewhere | None:
@@ -266,10 +269,7 @@ def _elsewhere(job: RepairJob) -> StatesElsewhere | None:
 
 def _stored_by(plan: Plan) -> int:
     """How many events a plan has stored anew, beside those that it only mends."""
-    return sum(
-        s.action is Action.RECEIVE or (s.action is Action.REJECT and s.node.damaged)
-        for s in plan.steps
-    )
+    return plan.steps.number_of(lambda kind: kind.stores)
 
 
 def _decided(job: RepairJob, accepted: int = 0, rejected: int = 0) -> RepairJob:
@@ -284,9 +284,6 @@ def _decided(job: RepairJob, accepted: int = 0, rejected: int = 0) -> RepairJob:
 
 
 def _stuck(plan: Plan) -> StepFailed:
-    for step in plan.steps:
-        if step.action is not Action.REJECT:
-            return StepFailed(
-                step.node.event_id, "what the plan foretells for it does not come true"
-            )
+    for step in plan.steps.some(lambda kind: kind.action is not Action.REJECT):
+        return StepFailed(step.node.event_id, "what the plan foretells for it does not come true")
     return StepFailed("", "the room's current state does not become what the plan foretells")

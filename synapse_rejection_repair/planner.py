@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import chain, islice
 from typing import TypeVar
 
 import attr
 
 from synapse_rejection_repair.domain.borrowed import BorrowedState, borrow
-from synapse_rejection_repair.domain.dag import in_order
+from synapse_rejection_repair.domain.dag import Frontier, ids_in_order
 from synapse_rejection_repair.domain.extremities import forward_extremities
 from synapse_rejection_repair.domain.model import (
     ACCEPTED,
@@ -21,16 +21,11 @@ from synapse_rejection_repair.domain.model import (
     Verdict,
     state_changes,
 )
-from synapse_rejection_repair.domain.plan import (
-    Action,
-    Deliver,
-    Plan,
-    RoomFacts,
-    Step,
-    delivered_as_history,
-)
+from synapse_rejection_repair.domain.nodes import NodeTable, Union
+from synapse_rejection_repair.domain.plan import Deliver, Plan, RoomFacts, delivered_as_history
 from synapse_rejection_repair.domain.scope import Scope
 from synapse_rejection_repair.domain.state import StateBook, StateRef
+from synapse_rejection_repair.domain.steps import Action, Kind, Steps
 from synapse_rejection_repair.ports import Checker, Clock, RoomReader, StateLookup, StateReader
 from synapse_rejection_repair.ports_peers import StatesElsewhere
 from synapse_rejection_repair.soft_failures import SoftFailureJudge
@@ -44,6 +39,9 @@ NO_STATE = Verdict(
     Check.STATE_BEFORE,
     "The state before the event is not known here: events before it are missing",
 )
+
+
+_AS_REJECTED = Verdict(Outcome.REJECT)
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)
@@ -83,10 +81,10 @@ class Planner:
             RepairError: that server does not answer, or not with what can be used.
         """
         expected = set(elsewhere.expected) if elsewhere else set()
-        walk = await self._walk(facts, set(chosen), scope.force, elsewhere, judge_all=True)
+        walk = await self._walk(facts, chosen, scope.force, elsewhere)
         if not walk.borrowed.keys() <= expected:
             # The state of what follows these events changes too, and was not looked at.
-            walk = await self._walk(facts, set(chosen), scope.force, elsewhere, judge_all=True)
+            walk = await self._walk(facts, chosen, scope.force, elsewhere)
         return await walk.plan(scope, deliver)
 
     async def verdicts(self, facts: RoomFacts, roots: Collection[str]) -> dict[str, Verdict]:
@@ -94,25 +92,23 @@ class Planner:
 
         Messages of the cascade are not judged: no verdict on a root depends on them.
         """
-        everything = facts.suspects.keys() | facts.soft_failed.keys()
-        walk = await self._walk(facts, everything, frozenset(), judge=set(roots))
+        everything = Union(facts.suspects, facts.soft_failed)
+        walk = await self._walk(facts, everything, frozenset(), judge=roots)
         await walk.extremities()
-        return {i: walk.verdicts[i] for i in {*roots, *facts.soft_failed}}
+        return await self.clock.in_thread(walk.verdicts_on, {*roots, *facts.soft_failed})
 
     async def _walk(
         self,
         facts: RoomFacts,
-        chosen: set[str],
+        chosen: Collection[str],
         force: frozenset[str],
         elsewhere: StatesElsewhere | None = None,
-        *,
-        judge: Collection[str] = (),
-        judge_all: bool = False,
+        judge: Collection[str] | None = None,
     ) -> _Walk:
         checker = self.make_checker(facts.room_id, facts.room_version)
         walk = _Walk(self, checker, facts, chosen, force, elsewhere)
         await walk.gather()
-        await walk.run(None if judge_all else set(judge))
+        await walk.run(judge)
         return walk
 
 
@@ -124,7 +120,7 @@ class _Walk:
         planner: Planner,
         checker: Checker,
         facts: RoomFacts,
-        chosen: set[str],
+        chosen: Collection[str],
         force: frozenset[str],
         elsewhere: StatesElsewhere | None,
     ) -> None:
@@ -137,7 +133,8 @@ class _Walk:
         self._soft_failed = {i: n for i, n in facts.soft_failed.items() if i in chosen}
         self._held_back: dict[str, tuple[StateRef | None, bool]] = {}
         self._book = StateBook()
-        self._nodes: dict[str, Node] = {}
+        self._others = NodeTable()
+        self._nodes = Union(facts.suspects, self._others)
         self._groups: dict[str, int] = {}
         self._after: dict[str, StateRef] = {}
         self._followed: set[str] = set()
@@ -145,61 +142,56 @@ class _Walk:
         self._same: dict[tuple[StateRef, StateRef], bool] = {}
         self._entries: dict[tuple[int, StateKey], str | None] = {}
         self._tips = set(facts.extremities - facts.bad_extremities)
-        self._steps: list[Step] = []
+        self._steps = Steps(Union(facts.suspects, self._others, facts.unindexed))
         self._order_of: dict[str, int] = {}
-        self.verdicts: dict[str, Verdict] = {}
+        self._let_through: dict[str, Verdict] = {}
         self.borrowed: dict[str, BorrowedState] = {}
 
     async def gather(self) -> None:
         """Collects the suspects and the accepted events whose state may change with them."""
         facts = self._facts
-        self._nodes = {
-            **facts.unfinished,
-            **facts.stale,
-            **self._soft_failed,
-            **facts.suspects,
-        }
-        followers: dict[str, list[str]] = {}
-        for node in facts.suspects.values():
-            for parent in node.prev_event_ids:
-                followers.setdefault(parent, []).append(node.event_id)
-
-        expected = self._elsewhere.expected if self._elsewhere else ()
-        frontier = {
-            node.event_id
-            for node in self._nodes.values()
-            if (
-                node.key is not None
-                and node.event_id in self._chosen
-                and node.event_id not in self._soft_failed
+        frontier = await self._clock.in_thread(self._frontier)
+        while batch := frontier.take(_BATCH):
+            found = await self._reader.accepted_children(batch)
+            for node in chain.from_iterable(found.values()):
+                self._add(node)
+            await self._clock.in_thread(
+                frontier.add, [n.event_id for n in chain.from_iterable(found.values())]
             )
-            or node.event_id in facts.stale
-            or node.event_id in facts.unfinished
-            or node.event_id in expected
-        }
-        seen = set(frontier)
-        while frontier:
-            children: set[str] = set()
-            for batch in _batches(sorted(frontier), _BATCH):
-                for nodes in (await self._reader.accepted_children(batch)).values():
-                    children.update(node.event_id for node in nodes)
-                    for node in nodes:
-                        self._nodes.setdefault(node.event_id, node)
-                for parent in batch:
-                    children.update(followers.get(parent, ()))
-                await self._clock.breathe()
-            frontier = children - seen
-            seen |= frontier
-        self._followed = await self._reader.followed({**facts.suspects, **self._soft_failed})
+            await self._clock.breathe()
+        self._followed = await self._reader.followed(Union(facts.suspects, self._soft_failed))
 
-    async def run(self, judge: set[str] | None) -> None:
+    def _frontier(self) -> Frontier:
+        """Where to look for accepted events: behind all that has, or is in, another state."""
+        facts = self._facts
+        for nodes in (self._soft_failed, facts.stale, facts.unfinished):
+            for node in nodes.values():
+                self._add(node)
+        frontier = Frontier(NodeTable.of(facts.suspects).followers())
+        frontier.add(
+            node.event_id
+            for node in facts.suspects.values()
+            if node.key is not None and node.event_id in self._chosen
+        )
+        frontier.add(facts.stale)
+        frontier.add(facts.unfinished)
+        if self._elsewhere:
+            frontier.add(i for i in self._elsewhere.expected if i in self._nodes)
+        return frontier
+
+    def _add(self, node: Node) -> None:
+        if node.event_id not in self._facts.suspects:
+            self._others.add(node)
+
+    async def run(self, judge: Collection[str] | None) -> None:
         """Walks the events.
 
         Args:
             judge: the events to judge, beside all state events; `None` for all.
         """
-        ordered: list[Node] = await self._clock.in_thread(list, in_order(self._nodes))
-        for batch in _batches(ordered, _BATCH):
+        nodes = self._nodes if self._others else self._facts.suspects
+        for event_ids in _batches(await self._clock.in_thread(ids_in_order, nodes), _BATCH):
+            batch = [nodes[event_id] for event_id in event_ids]
             wanted = {p for n in batch for p in (*n.prev_event_ids, n.event_id)}
             self._groups = await self._reader.state_groups(wanted | self._facts.extremities)
             judged = [
@@ -229,23 +221,28 @@ class _Walk:
             return
         if not judge:
             self._set_after(node, before, False)
+            # Else what it follows would stay a tip for ever, beside all that come later.
+            if not self._tips.isdisjoint(node.prev_event_ids):
+                self._move_tips(node)
             return
         verdict = await self._judge(node, before)
         state = None
         if before is not None and verdict.check is Check.STATE_BEFORE:
             before, verdict, state = await self._judge_by_theirs(node, before, verdict)
-        self.verdicts[node.event_id] = verdict
         self._checker.decide(node.event_id, verdict.accepted)
         action = Action.RECEIVE if verdict.accepted else Action.REJECT
-        self._steps.append(Step(node, action, verdict, state_before=state))
+        self._steps.add(node, action, verdict, state_before=state)
         if verdict.accepted or node.damaged:
             self._set_after(node, before, verdict.accepted)
         else:
             await self._stays_rejected(node, before)
         if verdict.accepted and not verdict.soft_failed and not node.outlier:
-            self._tips.difference_update(node.prev_event_ids)
-            if node.event_id not in self._followed:
-                self._tips.add(node.event_id)
+            self._move_tips(node)
+
+    def _move_tips(self, node: Node) -> None:
+        self._tips.difference_update(node.prev_event_ids)
+        if node.event_id not in self._followed:
+            self._tips.add(node.event_id)
 
     async def _stays_rejected(self, node: Node, before: StateRef | None) -> None:
         """Keeps the state before a rejected event right, for what follows it takes it over."""
@@ -253,7 +250,7 @@ class _Walk:
         stored = self._groups.get(node.event_id)
         if before is None or stored is None or await self._equal(stored, before):
             return
-        self._steps.append(Step(node, Action.RESTATE, Verdict(Outcome.REJECT)))
+        self._steps.add(node, Action.RESTATE, _AS_REJECTED)
 
     async def _judge(self, node: Node, before: StateRef | None) -> Verdict:
         force = node.event_id in self._force
@@ -350,33 +347,31 @@ class _Walk:
     async def _visit_accepted(self, node: Node) -> None:
         if node.event_id in self._soft_failed:
             before = await self._state_before(node)
-            steps = len(self._steps)
-            await self._visit_standing(node)
-            self._held_back[node.event_id] = before, len(self._steps) > steps
-            del self._steps[steps:]
-            self._steps.append(Step(node, Action.RECEIVE, ACCEPTED))
-        else:
-            await self._visit_standing(node)
+            self._held_back[node.event_id] = before, await self._is_restated(node)
+            self._steps.add(node, Action.RECEIVE, ACCEPTED)
+        elif await self._is_restated(node):
+            self._steps.add(node, Action.RESTATE, ACCEPTED)
 
-    async def _visit_standing(self, node: Node) -> None:
+    async def _is_restated(self, node: Node) -> bool:
+        """Finds the state after an accepted event, and whether it is not the stored one."""
         stored = self._groups.get(node.event_id)
         if stored is None or node.outlier:
-            return
+            return False
         touched = any(p in self._after for p in node.prev_event_ids)
         borrowed = node.event_id in self._facts.borrowed
         if borrowed or (not touched and node.event_id not in self._facts.stale):
             self._after[node.event_id] = stored
-            return
+            return False
         before = await self._state_before(node)
         if before is None:
             self._after[node.event_id] = stored
-            return
+            return False
         after = before if node.key is None else self._book.derive(before, {node.key: node.event_id})
         if await self._equal(stored, after):
             self._after[node.event_id] = stored
-            return
+            return False
         self._after[node.event_id] = after
-        self._steps.append(Step(node, Action.RESTATE, Verdict(Outcome.ACCEPT)))
+        return True
 
     def _set_after(self, node: Node, before: StateRef | None, accepted: bool) -> None:
         if before is None:
@@ -479,10 +474,9 @@ class _Walk:
 
     async def extremities(self) -> frozenset[str]:
         """The forward extremities that the room has then; decides on the soft-failed events."""
-        held_back = [s.node for s in self._steps if s.node.event_id in self._held_back]
-        if held_back:
-            waiting = {node.event_id for node in held_back}
-            without = [n for n in self._tips_received() if n.event_id not in waiting]
+        if self._held_back:
+            waiting = [(self._nodes[i], before) for i, (before, _) in self._held_back.items()]
+            without = await self._clock.in_thread(self._received_beside, self._held_back)
             judge = SoftFailureJudge(
                 self._facts,
                 self._reader,
@@ -492,33 +486,37 @@ class _Walk:
                 self._lookup,
                 self._ends,
             )
-            verdicts = await judge.judge(
-                [(node, self._held_back[node.event_id][0]) for node in held_back], without
-            )
-            self.verdicts.update(verdicts)
-            self._steps = [kept for s in self._steps if (kept := self._decided(s)) is not None]
+            self._let_through = await judge.judge(waiting, without)
+            self._steps = await self._clock.in_thread(self._steps.decided, self._decisions())
             self._held_back = {}
-        return await self._ends(self._tips_received())
+        return await self._ends(self._steps.nodes(_may_be_extremity))
 
-    def _decided(self, step: Step) -> Step | None:
-        """A step as it is done, once it is known whether a soft-failed event is let through."""
-        event_id = step.node.event_id
-        if event_id not in self._held_back or self.verdicts[event_id].accepted:
-            return step
-        restated = self._held_back[event_id][1]
-        return Step(step.node, Action.RESTATE, ACCEPTED) if restated else None
+    def _received_beside(self, others: Collection[str]) -> list[Node]:
+        received = self._steps.nodes(_may_be_extremity)
+        return [node for node in received if node.event_id not in others]
 
-    def _tips_received(self) -> list[Node]:
-        return [
-            s.node
-            for s in self._steps
-            if s.action is Action.RECEIVE and not s.verdict.soft_failed and not s.node.outlier
-        ]
+    def _decisions(self) -> dict[str, tuple[Action, Verdict] | None]:
+        """What is done with the soft-failed events that are not let through."""
+        return {
+            event_id: (Action.RESTATE, ACCEPTED) if restated else None
+            for event_id, (_, restated) in self._held_back.items()
+            if not self._let_through[event_id].accepted
+        }
 
-    async def _ends(self, received: Sequence[Node]) -> frozenset[str]:
+    def verdicts_on(self, event_ids: Collection[str]) -> dict[str, Verdict]:
+        """The verdicts on some of the events that were judged."""
+        judged = self._steps.some(lambda kind: kind.judges)
+        found = {s.node.event_id: s.verdict for s in judged if s.node.event_id in event_ids}
+        return {**found, **self._let_through}
+
+    async def _ends(self, received: Iterable[Node]) -> frozenset[str]:
         facts = self._facts
-        extremities = forward_extremities(
-            facts.extremities, facts.bad_extremities, received, self._followed
+        extremities: frozenset[str] = await self._clock.in_thread(
+            forward_extremities,
+            facts.extremities,
+            facts.bad_extremities,
+            received,
+            self._followed,
         )
         if not extremities and facts.extremities:
             extremities = await self._nearest_accepted()
@@ -534,31 +532,37 @@ class _Walk:
         """The plan that the walk amounts to."""
         facts = self._facts
         extremities = await self.extremities()
-        received = [s.node for s in self._steps if s.action is Action.RECEIVE]
+        steps = self._steps
         ref = await self._after_all(extremities)
         final = facts.current_state if ref is None else await self.full(ref)
 
-        history = delivered_as_history(received, deliver, final, extremities)
-        steps = [
-            attr.evolve(s, backfill=True) if s.node.event_id in history else s for s in self._steps
-        ]
-        chosen_ids = {s.node.event_id for s in steps}
-        steps += [
-            Step(node, Action.INDEX, Verdict(Outcome.ACCEPT))
-            for node in facts.unindexed.values()
-            if node.event_id not in chosen_ids
-        ]
+        history = await self._clock.in_thread(
+            delivered_as_history, steps.nodes(_receives), deliver, final, extremities
+        )
+        await self._clock.in_thread(steps.backfill, history)
+        dealt_with: set[str] = await self._clock.in_thread(set, steps.event_ids)
+        for node in facts.unindexed.values():
+            if node.event_id not in dealt_with:
+                steps.add(node, Action.INDEX, ACCEPTED)
         return Plan(
             room_id=facts.room_id,
             fingerprint=await self._clock.in_thread(
-                facts.fingerprint, scope, deliver, self.borrowed.values()
+                facts.fingerprint, scope, deliver, tuple(self.borrowed.values())
             ),
-            steps=tuple(steps),
+            steps=steps,
             state_changes=tuple(state_changes(facts.current_state, final)),
             extremities=extremities,
-            mend_extremities=not received and extremities != facts.extremities,
+            mend_extremities=not steps.any(_receives) and extremities != facts.extremities,
             borrowed=tuple(self.borrowed.values()),
         )
+
+
+def _receives(kind: Kind) -> bool:
+    return kind.action is Action.RECEIVE
+
+
+def _may_be_extremity(kind: Kind) -> bool:
+    return _receives(kind) and not kind.verdict.soft_failed and not kind.outlier
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

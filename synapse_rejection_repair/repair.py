@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import attr
 
 from synapse_rejection_repair.domain.model import Node
+from synapse_rejection_repair.domain.nodes import Union
 from synapse_rejection_repair.domain.plan import Plan, RoomFacts
 from synapse_rejection_repair.domain.repair import RepairJob, RepairProgress, RepairRequest
 from synapse_rejection_repair.errors import (
@@ -91,7 +92,7 @@ class RepairService:
         await self.reader.require_repairable(room_id)
         facts = await self.reader.facts(room_id)
         scope = request.scope
-        named = {**facts.suspects, **facts.soft_failed}
+        named = Union(facts.suspects, facts.soft_failed)
         await self._require_rejected(room_id, "event_ids", sorted(scope.event_ids), named)
         await self._require_rejected(room_id, "force", sorted(scope.force), facts.suspects)
         chosen = await self.clock.in_thread(scope.select, facts.suspects)

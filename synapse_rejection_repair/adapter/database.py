@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -13,6 +13,9 @@ from synapse.storage.engines import PostgresEngine
 T = TypeVar("T")
 BATCH = 500
 """How many ids one query names at most."""
+
+_PORTION = 1000
+"""How many rows are taken out of a result at a time."""
 
 _FULL = "The database has no room left on its disk"
 _LOCKED = "Somebody else keeps the database locked"
@@ -95,7 +98,11 @@ class Database:
 
         def query(txn: LoggingTransaction) -> list[tuple[Any, ...]]:
             txn.execute(sql, args)
-            return txn.fetchall()
+            found: list[tuple[Any, ...]] = []
+            # Not all at once: the server stands still while a driver makes rows of a result.
+            while rows := txn.fetchmany(_PORTION):
+                found += rows
+            return found
 
         return await self.run(desc, query)
 
@@ -112,7 +119,9 @@ class Database:
             tail: what follows the condition.
         """
         found: list[tuple[Any, ...]] = []
-        for batch in batches(dict.fromkeys(ids)):
+        # One by one where none is there twice: there may be a hundred thousand.
+        once = ids if isinstance(ids, (Set, Mapping)) else dict.fromkeys(ids)
+        for batch in batches(once):
             clause, args = self.in_list(column, batch)
             found += await self.rows(desc, f"{sql} {clause} {tail}", args)
         return found

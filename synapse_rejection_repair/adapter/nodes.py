@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from synapse.storage.database import LoggingTransaction
 
 from synapse_rejection_repair.adapter.database import Database, batches
 from synapse_rejection_repair.domain.model import Node
+from synapse_rejection_repair.domain.nodes import NodeTable
 
 _NODE_SQL = """
     SELECT e.event_id, e.type, e.sender, e.origin_server_ts, e.depth, e.stream_ordering,
@@ -23,7 +23,7 @@ _NODE_SQL = """
 
 async def read_nodes(
     database: Database, event_ids: Collection[str], *, damaged: Collection[str] = ()
-) -> dict[str, Node]:
+) -> NodeTable:
     """The events of those ids as nodes, by id; unknown ids are left out.
 
     Args:
@@ -31,7 +31,7 @@ async def read_nodes(
         event_ids: the events.
         damaged: those that are marked as damaged, where they are not rejected.
     """
-    nodes: dict[str, Node] = {}
+    nodes = NodeTable()
 
     def read(txn: LoggingTransaction, batch: list[str]) -> list[Node]:
         clause, args = database.in_list("e.event_id", batch)
@@ -41,7 +41,7 @@ async def read_nodes(
 
     for batch in batches(dict.fromkeys(event_ids)):
         for node in await database.run("read_nodes", read, batch):
-            nodes[node.event_id] = node
+            nodes.add(node)
     return nodes
 
 
@@ -51,10 +51,10 @@ def _node(row: tuple[Any, ...], damaged: Collection[str]) -> Node:
     event = {} if json is None else db_to_json(json)
     state_key = event.get("state_key")
     return Node(
-        event_id=sys.intern(event_id),
-        type=sys.intern(type_),
+        event_id=event_id,
+        type=type_,
         state_key=state_key if isinstance(state_key, str) else None,
-        sender=sys.intern(sender),
+        sender=sender,
         origin_server_ts=ts,
         depth=depth,
         stream_ordering=stream_ordering,
@@ -81,5 +81,5 @@ def references(event: Mapping[str, Any], field: str) -> tuple[str, ...]:
     for value in values if isinstance(values, list) else ():
         reference = value[0] if isinstance(value, list) and value else value
         if isinstance(reference, str):
-            found.append(sys.intern(reference))
+            found.append(reference)
     return tuple(found)

@@ -73,7 +73,7 @@ class SynapseWriter:
 
         Synapse's own fall, since it counts the orderings of the past down.
         """
-        history = [s.node.event_id for s in plan.steps if s.backfill]
+        history = [s.node.event_id for s in plan.steps.some(lambda kind: kind.backfill)]
         spans = await self._arrivals.reserve(len(history))
         self._orderings.update(zip(history, lowest_of(spans, len(history)), strict=True))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import attr
 
-from synapse_rejection_repair.domain.dag import descendants, in_order
+from synapse_rejection_repair.domain.dag import descendants, ids_in_order
 from synapse_rejection_repair.domain.model import Node
 
 
@@ -56,26 +56,27 @@ def cascades(rejected: Mapping[str, Node]) -> dict[str, Cascade]:
     shared: dict[frozenset[str], frozenset[str]] = {}
     behind: dict[str, frozenset[str]] = {}
     cyclic: dict[str, Node] = {}
-    ordered = list(in_order(rejected))
-    for node in ordered:
+    ordered = ids_in_order(rejected)
+    for event_id in ordered:
+        node = rejected[event_id]
         parents = cited(node, rejected)
         if any(parent not in behind for parent in parents):
-            cyclic[node.event_id] = node
+            cyclic[event_id] = node
             continue
         roots = _union(behind[parent] for parent in parents)
         if not roots:
-            found[node.event_id] = Cascade()
-            roots = frozenset((node.event_id,))
+            found[event_id] = Cascade()
+            roots = frozenset((event_id,))
         else:
             for root in roots:
                 found[root].add(node)
-        behind[node.event_id] = shared.setdefault(roots, roots)
+        behind[event_id] = shared.setdefault(roots, roots)
 
     for root, followers in _cycles(cyclic, behind).items():
         cascade = found.setdefault(root, Cascade())
         for node in followers:
             cascade.add(node)
-    return {node.event_id: found[node.event_id] for node in ordered if node.event_id in found}
+    return {event_id: found[event_id] for event_id in ordered if event_id in found}
 
 
 def _cycles(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from synapse_rejection_repair.domain.model import Node
+from synapse_rejection_repair.domain.nodes import Links, NodeTable
 
 
 def in_order(nodes: Mapping[str, Node]) -> Iterator[Node]:
@@ -19,33 +21,38 @@ def in_order(nodes: Mapping[str, Node]) -> Iterator[Node]:
     Args:
         nodes: the events by id; edges to events outside it are ignored.
     """
-    waiting_for: dict[str, int] = {}
-    children: dict[str, list[str]] = {}
-    for node in nodes.values():
-        parents = {p for p in (*node.prev_event_ids, *node.auth_event_ids) if p in nodes}
-        parents.discard(node.event_id)
-        waiting_for[node.event_id] = len(parents)
-        for parent in parents:
-            children.setdefault(parent, []).append(node.event_id)
+    return (nodes[event_id] for event_id in ids_in_order(nodes))
 
-    ready = [
-        (nodes[event_id].stream_ordering, event_id)
-        for event_id, count in waiting_for.items()
-        if not count
-    ]
-    heapq.heapify(ready)
+
+def ids_in_order(nodes: Mapping[str, Node]) -> list[str]:
+    """The ids of the events, in the order of `in_order`."""
+    table = NodeTable.of(nodes)
+    return [table.id_at(row) for row in _rows_in_order(table)]
+
+
+def _rows_in_order(table: NodeTable) -> Iterator[int]:
+    rows = range(len(table))
+    waiting_for = array("i", bytes(4 * len(table)))
+    children = Links(len(table))
+    for row in rows:
+        parents = table.parents_at(row)
+        waiting_for[row] = len(parents)
+        for parent in parents:
+            children.add(parent, row)
+
+    ready: list[tuple[int, str, int]] = []
+    for row in rows:
+        if not waiting_for[row]:
+            heapq.heappush(ready, (table.ordering_at(row), table.id_at(row), row))
     while ready:
-        _, event_id = heapq.heappop(ready)
-        del waiting_for[event_id]
-        yield nodes[event_id]
-        for child in children.pop(event_id, ()):
+        *_, row = heapq.heappop(ready)
+        yield row
+        for child in children.of(row):
             waiting_for[child] -= 1
             if not waiting_for[child]:
-                heapq.heappush(ready, (nodes[child].stream_ordering, child))
+                heapq.heappush(ready, (table.ordering_at(child), table.id_at(child), child))
 
-    yield from sorted(
-        (nodes[event_id] for event_id in waiting_for), key=lambda n: n.stream_ordering
-    )
+    yield from sorted((row for row in rows if waiting_for[row] > 0), key=table.ordering_at)
 
 
 def descendants(starts: Collection[str], edges: Mapping[str, Iterable[str]]) -> set[str]:
@@ -63,3 +70,32 @@ def descendants(starts: Collection[str], edges: Mapping[str, Iterable[str]]) -> 
                 seen.add(child)
                 stack.append(child)
     return seen
+
+
+class Frontier:
+    """A search along edges of which some are known, and others have to be looked up.
+
+    Args:
+        follow: the event ids behind an event id, as far as they are known.
+    """
+
+    def __init__(self, follow: Callable[[str], Iterable[str]]) -> None:
+        self._follow = follow
+        self._seen: set[str] = set()
+        self._waiting: list[str] = []
+
+    def add(self, event_ids: Iterable[str]) -> None:
+        """Goes on from events that were found, along all known edges."""
+        stack = list(event_ids)
+        while stack:
+            event_id = stack.pop()
+            if event_id not in self._seen:
+                self._seen.add(event_id)
+                self._waiting.append(event_id)
+                stack.extend(self._follow(event_id))
+
+    def take(self, size: int) -> list[str]:
+        """Some events behind which nothing was looked up yet; none once all have been taken."""
+        taken = self._waiting[-size:]
+        del self._waiting[-size:]
+        return taken

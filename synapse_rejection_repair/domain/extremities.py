@@ -25,8 +25,11 @@ def forward_extremities(
         followed: those of the stored extremities and received events that an accepted
             event in the database follows.
     """
-    events = list(received)
-    candidates = (set(stored) - set(bad)) | {n.event_id for n in events}
-    candidates.difference_update(p for n in events for p in n.prev_event_ids)
+    candidates = set(stored) - set(bad)
+    before: set[str] = set()
+    for node in received:
+        candidates.add(node.event_id)
+        before.update(node.prev_event_ids)
+    candidates -= before
     candidates.difference_update(followed)
     return frozenset(candidates)

@@ -5,19 +5,18 @@ from __future__ import annotations
 import enum
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import attr
 
 from synapse_rejection_repair.domain.borrowed import BorrowedState, digests
 from synapse_rejection_repair.domain.health import Finding
-from synapse_rejection_repair.domain.model import (
-    Node,
-    StateChange,
-    StateIds,
-    Verdict,
-)
+from synapse_rejection_repair.domain.model import Node, StateChange, StateIds
 from synapse_rejection_repair.domain.scope import Scope
+from synapse_rejection_repair.domain.sorting import sorted_in_pieces
+from synapse_rejection_repair.domain.steps import Action as Action
+from synapse_rejection_repair.domain.steps import Step as Step
+from synapse_rejection_repair.domain.steps import Steps, as_steps
 
 
 class Deliver(str, enum.Enum):
@@ -27,39 +26,6 @@ class Deliver(str, enum.Enum):
     """Of every message and state event, as if just received."""
     HISTORY = "history"
     """Of the room's state and its newest events; the rest is history to scroll back to."""
-
-
-class Action(str, enum.Enum):
-    """What a step does with one event."""
-
-    RECEIVE = "receive"
-    """Hand the event to Synapse anew, as accepted."""
-    REJECT = "reject"
-    """Leave a rejected event rejected; mark a damaged one rejected again."""
-    RESTATE = "restate"
-    """Recompute the state at a stored event whose ancestors have changed."""
-    INDEX = "index"
-    """Write an accepted event's missing search row."""
-
-
-@attr.s(frozen=True, slots=True, auto_attribs=True)
-class Step:
-    """What the plan does with one event.
-
-    Attributes:
-        node: the event.
-        action: what is done with it.
-        verdict: the outcome of its checks (of a restated event: as it stands).
-        backfill: it is stored as history, so that no syncing client is sent it.
-        state_before: the state before it that was borrowed from another server; `None` where
-            it follows from the events before it.
-    """
-
-    node: Node
-    action: Action
-    verdict: Verdict
-    backfill: bool = False
-    state_before: StateIds | None = None
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)
@@ -79,31 +45,39 @@ class Plan:
 
     room_id: str
     fingerprint: str
-    steps: tuple[Step, ...]
+    steps: Steps = attr.ib(converter=as_steps)
     state_changes: tuple[StateChange, ...]
     extremities: frozenset[str]
     mend_extremities: bool = False
     borrowed: tuple[BorrowedState, ...] = ()
 
     @property
-    def verdicts(self) -> list[Step]:
+    def verdicts(self) -> Iterator[Step]:
         """The steps that judge an event: those that the answer of a dry run lists."""
-        return [s for s in self.steps if s.action in (Action.RECEIVE, Action.REJECT)]
+        return self.steps.some(lambda kind: kind.judges)
 
     @property
     def accepted(self) -> int:
         """How many events the plan accepts."""
-        return sum(s.action is Action.RECEIVE for s in self.steps)
+        return self._number_of(Action.RECEIVE)
 
     @property
     def rejected(self) -> int:
         """How many events the plan leaves rejected."""
-        return sum(s.action is Action.REJECT for s in self.steps)
+        return self._number_of(Action.REJECT)
+
+    @property
+    def restated(self) -> int:
+        """Of how many stored events the state is recomputed."""
+        return self._number_of(Action.RESTATE)
 
     @property
     def let_through(self) -> int:
         """How many of the events that the plan accepts were soft-failed."""
-        return sum(s.action is Action.RECEIVE and s.node.soft_failed for s in self.steps)
+        return self.steps.number_of(lambda k: k.action is Action.RECEIVE and k.soft_failed)
+
+    def _number_of(self, action: Action) -> int:
+        return self.steps.number_of(lambda kind: kind.action is action)
 
     @property
     def idle(self) -> bool:
@@ -111,7 +85,7 @@ class Plan:
         return (
             not self.state_changes
             and not self.mend_extremities
-            and all(s.action is Action.REJECT and not s.node.damaged for s in self.steps)
+            and not self.steps.any(lambda kind: not kind.idle)
         )
 
 
@@ -170,32 +144,29 @@ class RoomFacts:
         another state where one was borrowed.
         """
         chosen = scope.select(self.suspects)
-        return _digest(
-            {
-                "room": self.room_id,
-                "scope": [
-                    sorted(scope.event_ids),
-                    scope.since_ts,
-                    scope.until_ts,
-                    sorted(scope.force),
-                ],
-                "deliver": deliver.value,
-                "suspects": sorted(
-                    [i, n.rejected, n.damaged] for i, n in self.suspects.items() if i in chosen
-                ),
-                "stale": sorted(self.stale),
-                "unindexed": sorted(self.unindexed),
-                "unfinished": sorted(self.unfinished),
-                "soft_failed": sorted(scope.select_soft_failed(self.soft_failed)),
-                "extremities": sorted(self.bad_extremities),
-                "state": sorted((*k, v) for k, v in self.current_state.items()),
-                "borrowed": digests(borrowed),
-            }
+        suspects = (
+            (event_id, node.rejected, node.damaged)
+            for event_id, node in self.suspects.items()
+            if event_id in chosen
         )
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+        digest = hashlib.sha256()
+        for part in (
+            [self.room_id, deliver.value, scope.since_ts, scope.until_ts],
+            sorted_in_pieces(scope.event_ids),
+            sorted_in_pieces(scope.force),
+            sorted_in_pieces(suspects),
+            sorted_in_pieces(self.stale),
+            sorted_in_pieces(self.unindexed),
+            sorted_in_pieces(self.unfinished),
+            sorted_in_pieces(scope.select_soft_failed(self.soft_failed)),
+            sorted_in_pieces(self.bad_extremities),
+            sorted_in_pieces((*k, v) for k, v in self.current_state.items()),
+            digests(borrowed),
+        ):
+            for item in part:
+                digest.update(json.dumps(item).encode() + b"\n")
+            digest.update(b"\n")
+        return digest.hexdigest()
 
 
 def delivered_as_history(
@@ -210,15 +181,15 @@ def delivered_as_history(
     them: arriving late in their timelines, it would undo the newer one.
 
     Args:
-        nodes: the accepted events, in the order in which they are received.
+        nodes: the accepted events, in the order in which they are received; gone through
+            twice.
         deliver: what the request asks for.
         final_state: the room's current state after the repair.
         extremities: the room's forward extremities after the repair.
     """
-    received = list(nodes)
-    ids = {node.event_id for node in received}
+    ids = {node.event_id for node in nodes}
     history = set()
-    for node in received:
+    for node in nodes:
         key = node.key
         if key is not None and final_state.get(key) != node.event_id:
             superseded_by_known = key in final_state and final_state[key] not in ids

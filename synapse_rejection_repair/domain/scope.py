@@ -59,6 +59,8 @@ class Scope:
                     late.add(node.event_id)
             starts = (self.event_ids | late) & suspects.keys()
             chosen = descendants(starts, citing)
+        if self.since_ts is None and self.until_ts is None:
+            return chosen
         return {event_id for event_id in chosen if self._in_time(suspects[event_id])}
 
     def select_soft_failed(self, soft_failed: Mapping[str, Node]) -> set[str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
+from itertools import islice
 
 from synapse.http.servlet import RestServlet
 from synapse.http.site import SynapseRequest
 
 from synapse_rejection_repair.domain.model import JsonDict
-from synapse_rejection_repair.domain.plan import Action, Deliver, Plan
+from synapse_rejection_repair.domain.plan import Deliver, Plan
 from synapse_rejection_repair.domain.repair import RepairRequest
 from synapse_rejection_repair.domain.scope import Scope
 from synapse_rejection_repair.errors import InvalidParam
@@ -58,7 +59,6 @@ class RepairServlet(RestServlet):
 
 
 def _plan(plan: Plan, state_from: str | None) -> JsonDict:
-    verdicts = plan.verdicts
     return {
         "dry_run": True,
         "fingerprint": plan.fingerprint,
@@ -66,7 +66,7 @@ def _plan(plan: Plan, state_from: str | None) -> JsonDict:
             "accept": plan.accepted,
             "reject": plan.rejected,
             "let_through": plan.let_through,
-            "restate": sum(s.action is Action.RESTATE for s in plan.steps),
+            "restate": plan.restated,
             "state_changes": [serialise.state_change(c) for c in plan.state_changes],
         },
         "events": [
@@ -78,9 +78,9 @@ def _plan(plan: Plan, state_from: str | None) -> JsonDict:
                 "soft_failed": step.verdict.soft_failed,
                 "was_soft_failed": step.node.soft_failed,
             }
-            for step in verdicts[:_MAX_EVENTS_SHOWN]
+            for step in islice(plan.verdicts, _MAX_EVENTS_SHOWN)
         ],
-        "events_total": len(verdicts),
+        "events_total": plan.accepted + plan.rejected,
         "states": [serialise.borrowed(one, state_from) for one in plan.borrowed if state_from],
     }
 

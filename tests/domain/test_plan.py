@@ -162,7 +162,7 @@ MARK = step("D!", Action.REJECT)
 def test_what_a_plan_counts() -> None:
     found = plan(RECEIVE, REJECT, RESTATE, INDEX, MARK, RECEIVE)
     assert (found.accepted, found.rejected) == (2, 2)
-    assert found.verdicts == [RECEIVE, REJECT, MARK, RECEIVE]
+    assert list(found.verdicts) == [RECEIVE, REJECT, MARK, RECEIVE]
 
 
 @pytest.mark.parametrize(

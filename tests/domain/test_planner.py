@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import attr
 import pytest
 
 from synapse_rejection_repair.domain.job import Status
-from synapse_rejection_repair.domain.model import Check, Outcome, StateChange
+from synapse_rejection_repair.domain.model import Check, Outcome, StateChange, StateIds
 from synapse_rejection_repair.domain.plan import Action, Deliver, Plan
 from synapse_rejection_repair.domain.scope import Scope
+from synapse_rejection_repair.ports import Checker
 from tests.domain.drawing import draw
 from tests.domain.world import World, run
 
@@ -421,3 +422,27 @@ def test_what_the_race_rejects_is_repaired_by_the_same_job() -> None:
     assert world.rejected == set()
     assert job.progress.accepted == job.progress.total >= 3
     assert world.plan().idle
+
+
+def test_roots_are_judged_by_few_states_however_long_the_cascade() -> None:
+    """A diagnosis judges no messages, but what they follow is no forward extremity any more."""
+    drawing = "X*[power_levels] <- P cites P; K <- P cites P"
+    last = "X"
+    for n in range(20):
+        drawing += f"; A{n} <- {last} cites X; T{n}[topic] <- A{n} cites X"
+        last = f"T{n}"
+    world = erring(drawing)
+    facts = run(world.facts())
+    resolved: list[int] = []
+    resolve = world.resolve
+
+    async def counted(
+        room_id: str, room_version: str, states: Sequence[StateIds], checker: Checker
+    ) -> StateIds:
+        resolved.append(len(states))
+        return await resolve(room_id, room_version, states, checker)
+
+    world.resolve = counted  # type: ignore[method-assign]
+    verdicts = run(world.planner.verdicts(facts, {"X"}))
+    assert verdicts["X"].accepted
+    assert resolved and max(resolved) == 2

@@ -179,7 +179,7 @@ def test_a_state_that_does_not_help(state: StateIds, says: str) -> None:
     world = forgetful("R[name] <- A cites P by @mallory:a; T[topic] <- A cites Q by @dora:a")
     plan = planned(world, Elsewhere(state, "T"))
     assert (steps(plan), plan.borrowed) == ("-R -T", ())
-    verdict = plan.verdicts[-1].verdict
+    verdict = list(plan.verdicts)[-1].verdict
     assert verdict.check is Check.STATE_BEFORE and verdict.error is not None
     assert verdict.error.endswith(says)
 
