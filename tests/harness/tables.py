@@ -34,6 +34,7 @@ _LEFT_OUT = {
     "rejection_repair_jobs": "the job itself",
     "rejection_repair_journal": "the job itself",
     "rejection_repair_seen": "what the watch notes in its own time",
+    "rejection_repair_states": "the states that plans borrow",
     "room_stats_current": "a position in a stream",
     "sliding_sync_joined_rooms_to_recalculate": "Synapse's background updates",
     "state_groups": "numbers of groups: compared by the states",
