@@ -84,6 +84,9 @@ _SCHEMA = {
     WHERE announced_ts IS NULL""",
 }
 
+_ADDED = ((ALERTS, "repair_id", "TEXT"),)
+"""Columns that tables of an earlier version lack, each with its type."""
+
 
 def create_tables(txn: LoggingTransaction) -> None:
     """Creates what of the module's tables is missing, whoever else does at the same time."""
@@ -96,6 +99,19 @@ def create_tables(txn: LoggingTransaction) -> None:
         # would stand in the way of another's job.
         if not (postgres and _exists(txn, name)):
             txn.execute(sql)
+    for table, column, kind in _ADDED:
+        if column not in _columns(txn, table, postgres):
+            txn.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+
+
+def _columns(txn: LoggingTransaction, table: str, postgres: bool) -> set[str]:
+    source = (
+        "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(?) AND NOT attisdropped"
+        if postgres
+        else "SELECT name FROM pragma_table_info(?)"
+    )
+    txn.execute(source, (table,))
+    return {name for (name,) in txn}
 
 
 def _exists(txn: LoggingTransaction, name: str) -> bool:
