@@ -245,7 +245,7 @@ def test_killed_while_the_tables_are_made(braked: Braked) -> None:
     lost = lose_message(room, "Lost")
     b.stop()
     whole = own_tables(b)
-    for table in ("jobs", "journal", "seen", "alerts"):
+    for table in ("jobs", "journal", "seen", "alerts", "states"):
         b.database.execute(f"DROP TABLE rejection_repair_{table}")
     assert own_tables(b) == set()
     for moment in ("amid", "before", "after"):

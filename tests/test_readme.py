@@ -201,7 +201,11 @@ def test_other_snippets_are_well_formed() -> None:
 
 def test_sql() -> None:
     connection = sqlite3.connect(":memory:")
-    create_tables(SimpleNamespace(database_engine=None, execute=connection.execute))  # type: ignore[arg-type]
+    cursor = connection.cursor()
+    transaction: Any = SimpleNamespace(
+        database_engine=None, execute=cursor.execute, fetchall=cursor.fetchall
+    )
+    create_tables(transaction)
     statements = [s for block in _blocks("sql") for s in block.split(";") if s.strip()]
     assert len(statements) >= 5
     for statement in statements:

@@ -87,7 +87,7 @@ def deployment(
         try:
             b.wait_for_main()
             # The workers, which start at once, are to find that all of them have to create them.
-            for table in ("jobs", "journal", "seen", "alerts"):
+            for table in ("jobs", "journal", "seen", "alerts", "states"):
                 b.database.execute(f"DROP TABLE IF EXISTS rejection_repair_{table}")
             b.wait_healthy()
             yield Deployment(a, b, control)

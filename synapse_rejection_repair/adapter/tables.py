@@ -111,7 +111,7 @@ def _columns(txn: LoggingTransaction, table: str, postgres: bool) -> set[str]:
         else "SELECT name FROM pragma_table_info(?)"
     )
     txn.execute(source, (table,))
-    return {name for (name,) in txn}
+    return {name for (name,) in txn.fetchall()}
 
 
 def _exists(txn: LoggingTransaction, name: str) -> bool:
