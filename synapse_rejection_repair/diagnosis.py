@@ -157,6 +157,7 @@ def _problems(facts: RoomFacts, plan: Plan, as_it_is: Plan, bad_state: list[str]
         *problem(Finding.REJECTED, outcome[Action.REJECT], repairable=False),
         *problem(Finding.WRONGLY_SOFT_FAILED, let_through),
         *problem(Finding.SOFT_FAILED, hidden, repairable=False),
+        *problem(Finding.GAPS, [gap.event_id for gap in plan.gaps]),
         *problem(Finding.BAD_EXTREMITIES, sorted(facts.extremities - as_it_is.extremities)),
         *problem(Finding.BAD_CURRENT_STATE, bad_state, repairable=mended.issuperset(bad_state)),
     ]

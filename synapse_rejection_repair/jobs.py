@@ -9,12 +9,14 @@ from typing import Any
 
 import attr
 
+from synapse_rejection_repair.domain.gaps import Gap
 from synapse_rejection_repair.domain.job import Status
 from synapse_rejection_repair.domain.plan import Action, Plan, Step
 from synapse_rejection_repair.domain.repair import RepairJob, RepairProgress, RepairRequest
 from synapse_rejection_repair.errors import StepFailed
 from synapse_rejection_repair.planner import Planner
 from synapse_rejection_repair.ports import Checker, Clock, JobStore, RoomReader, RoomWriter
+from synapse_rejection_repair.ports_gaps import GapFiller
 from synapse_rejection_repair.ports_peers import PeerStates, StatesElsewhere
 from synapse_rejection_repair.statefrom import KeptStates
 from synapse_rejection_repair.undo import Undoing
@@ -37,6 +39,9 @@ _FREE_PASSES = 2
 _OVERTAKEN = 2 * _CHUNK
 """How many events are stored at most while a room's other writes wait."""
 
+_MOST_FETCHES = 10
+"""How often a job asks other servers for what it finds missing."""
+
 _FRUITLESS_PASSES = 3
 """After how many passes without a single step carried out a job gives up."""
 
@@ -56,6 +61,7 @@ class RepairRunner:
         make_checker: gives a fresh checker for the events of one room.
         undoing: undoes repairs.
         peer_states: gets what is missing of states that were taken from other servers.
+        gaps: gets missing events from other servers.
         clock: lets the server breathe.
         rest: how long everything else has the database to itself after each chunk, in
             times that the chunk took.
@@ -68,6 +74,7 @@ class RepairRunner:
     make_checker: Callable[[str, str], Checker]
     undoing: Undoing
     peer_states: PeerStates
+    gaps: GapFiller
     clock: Clock
     rest: float = 0.0
 
@@ -124,8 +131,9 @@ class RepairRunner:
         One pass is not enough where the room goes on meanwhile: what was received just
         before its root was accepted has been rejected by the race.
         """
-        fruitless = passes = 0
+        fruitless = passes = fetches = 0
         before: Plan | None = None
+        asked: set[str] = set()
         while True:
             plan = await self._plan(job)
             accepted = len(await self._accepted_by(job))
@@ -152,12 +160,28 @@ class RepairRunner:
             if job.cancel_requested:
                 await self._tidy(job)
                 return attr.evolve(job, status=Status.CANCELLED)
+            missing = [gap for gap in plan.gaps if gap.event_id not in asked]
+            if plan.idle and missing and fetches < _MOST_FETCHES:
+                # Last, since Synapse would reject it by what was rejected.
+                asked.update(gap.event_id for gap in missing)
+                fetches += 1
+                job = await self._fetch(job, missing)
+                continue
             if plan.idle:
                 job = await self._progress(
                     job, rejected=plan.rejected, done=accepted + plan.rejected
                 )
                 return attr.evolve(job, status=Status.COMPLETE)
             await self._settle(job)
+
+    async def _fetch(self, job: RepairJob, missing: Sequence[Gap]) -> RepairJob:
+        """Asks other servers for what is missing, and goes on whatever they answer."""
+
+        async def cancelled() -> bool:
+            return await self.store.cancel_requested(job.job_id)
+
+        came = await self.gaps.fill(job.room_id, missing, cancelled)
+        return await self._progress(job, fetched=job.progress.fetched + came)
 
     async def _overtake(self, job: RepairJob) -> tuple[RepairJob, Plan, int]:
         """Makes and carries out a new plan while the room's writes wait.

@@ -554,6 +554,7 @@ class _Walk:
             extremities=extremities,
             mend_extremities=not steps.any(_receives) and extremities != facts.extremities,
             borrowed=tuple(self.borrowed.values()),
+            gaps=await self._clock.in_thread(facts.gaps_for, scope, steps.nodes(_receives)),
         )
 
 

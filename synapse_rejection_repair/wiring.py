@@ -17,6 +17,7 @@ from synapse_rejection_repair.adapter.clock import ReactorClock
 from synapse_rejection_repair.adapter.contexts import EventContexts
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.defects import DefectScan
+from synapse_rejection_repair.adapter.gaps import Backfill, GapReader
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.integrity import IntegrityCheck
 from synapse_rejection_repair.adapter.jobstore import SynapseJobStore, prepare_tables
@@ -88,7 +89,8 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
     soft_failures = SoftFailureReader(database, clock)
     listings = Listings(database, RejectedEvents(hs, database, clock), clock)
     scan = DefectScan(database, states, clock)
-    reader = SynapseReader(database, scan, soft_failures, listings)
+    gaps = GapReader(database, hs.hostname, clock)
+    reader = SynapseReader(database, scan, soft_failures, listings, gaps)
     integrity = IntegrityCheck(hs)
 
     def make_checker(room_id: str, room_version: str) -> EventChecker:
@@ -119,8 +121,22 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         writer = SynapseWriter(hs, database, reader, contexts, hooks, mending, arrivals, clock)
         undo_writer = SynapseUndoWriter(hs, database, reader, history, mending, clock)
         undoing = Undoing(store, undo_planner, undo_writer, clock)
+
+        def servers_to_ask(room_id: str, sender: str) -> Awaitable[list[str]]:
+            return peers.servers(room_id, sender, config.max_peers)
+
+        backfill = Backfill(hs, database, gaps, servers_to_ask, clock)
         runner = RepairRunner(
-            store, reader, planner, writer, make_checker, undoing, peer_states, clock, rest
+            store,
+            reader,
+            planner,
+            writer,
+            make_checker,
+            undoing,
+            peer_states,
+            backfill,
+            clock,
+            rest,
         )
     background = Background(
         store,

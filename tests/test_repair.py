@@ -511,7 +511,7 @@ def test_a_second_run_does_nothing(story: Story) -> None:
     room = story.room
     plan = dry_run(room.bob, room.room_id)
     assert (plan["summary"], plan["events"]) == (
-        {"accept": 0, "reject": 0, "let_through": 0, "restate": 0, "state_changes": []},
+        {"accept": 0, "reject": 0, "let_through": 0, "gaps": 0, "restate": 0, "state_changes": []},
         [],
     )
     before = compare.database_facets(room, room.b)

@@ -164,6 +164,7 @@ def test_a_message_that_nobody_cites(room: Room) -> None:
         "accept": 1,
         "reject": 0,
         "let_through": 0,
+        "gaps": 0,
         "restate": 0,
         "state_changes": [],
     }

@@ -6,11 +6,16 @@ A never erred, so what A soft-fails is what B is to soft-fail after the repair.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
+from signedjson.key import generate_signing_key
+from synapse.api.room_versions import KNOWN_ROOM_VERSIONS
+from synapse.crypto.event_signing import add_hashes_and_signatures
 
+from synapse_rejection_repair.adapter.soft_failures import _is_spam
 from tests.harness import compare
 from tests.harness.client import Client, JsonDict, quoted
 from tests.harness.compare import differences
@@ -201,3 +206,25 @@ def test_whoever_is_banned_today_stays_unheard(pair: Pair) -> None:
     assert dry_run(room.bob, r)["summary"]["let_through"] == 0
     repair(room.bob, r)
     assert compare.soft_failed(room.b, r) == {*story.wrong, *story.right}
+
+
+def test_what_was_taken_for_spam_is_known() -> None:
+    version = KNOWN_ROOM_VERSIONS["11"]
+    event: JsonDict = {
+        "type": "m.room.message",
+        "room_id": "!r:a",
+        "sender": "@mallory:a",
+        "content": {"msgtype": "m.text", "body": "Buy!"},
+        "auth_events": [],
+        "prev_events": [],
+        "depth": 1,
+        "origin_server_ts": 1,
+    }
+    add_hashes_and_signatures(version, event, "a", generate_signing_key("1"))
+    whole = json.dumps(event)
+    # A module that knows spam leaves no more than this, and older versions no other mark.
+    redacted = json.dumps({**event, "content": {}})
+    assert not _is_spam({"soft_failed": True}, whole, version)
+    assert _is_spam({"soft_failed": True}, redacted, version)
+    assert _is_spam({"soft_failed": True, "policy_server_spammy": True}, whole, version)
+    assert _is_spam({"soft_failed": True, "spam_checker_spammy": True}, whole, version)

@@ -110,6 +110,11 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         ("destination", "room_id", "event_id"),
     ),
     (
+        "synapse.handlers.federation_event",
+        "FederationEventHandler.backfill",
+        ("dest", "room_id", "limit", "extremities"),
+    ),
+    (
         "synapse.storage.controllers.state",
         "StateStorageController.get_current_hosts_in_room_ordered",
         ("room_id",),

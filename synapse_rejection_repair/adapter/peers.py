@@ -64,15 +64,8 @@ class SynapsePeers:
 
         A server that is too late is answered for: its request ends by itself.
         """
-        joined = [
-            host
-            for host in await self._hosts.get_current_hosts_in_room_ordered(room_id)
-            if host != self._server_name
-        ]
-        unreachable = frozenset({h for h in joined if await self._backed_off(h)})
-        return await self._ask_all(
-            choose(joined, sender.partition(":")[2], unreachable, count), room_id, event_id
-        )
+        chosen = await self.servers(room_id, sender, count)
+        return await self._ask_all(chosen, room_id, event_id)
 
     async def ask_server(self, server: str, room_id: str, event_id: str) -> PeerAnswer:
         """Asks one server for the state before an event."""
@@ -94,6 +87,16 @@ class SynapsePeers:
             await self._clock.pause(_TICK)
         late = f"No answer within {_SECONDS:.0f} seconds"
         return [answers.get(s) or PeerAnswer(s, Held.NO_ANSWER, late) for s in chosen]
+
+    async def servers(self, room_id: str, sender: str, count: int) -> list[str]:
+        """The servers of a room to ask about an event, that of its sender first."""
+        joined = [
+            host
+            for host in await self._hosts.get_current_hosts_in_room_ordered(room_id)
+            if host != self._server_name
+        ]
+        unreachable = frozenset({h for h in joined if await self._backed_off(h)})
+        return choose(joined, sender.partition(":")[2], unreachable, count)
 
     async def _ask_one(self, server: str, room_id: str, event_id: str) -> PeerAnswer:
         # What a peer writes is not repeated: whoever runs it could write anything.

@@ -11,6 +11,7 @@ from synapse.storage._base import db_to_json
 from synapse_rejection_repair.adapter.borrowed import borrowed_in
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.defects import DAMAGE, DefectScan
+from synapse_rejection_repair.adapter.gaps import GapReader
 from synapse_rejection_repair.adapter.listings import Listings
 from synapse_rejection_repair.adapter.nodes import read_nodes
 from synapse_rejection_repair.adapter.soft_failures import SoftFailed, SoftFailureReader
@@ -43,15 +44,22 @@ class SynapseReader:
         scan: finds what accepted events lack.
         soft: reads soft-failed events.
         listings: what an admin pages through.
+        gaps: finds what is missing.
     """
 
     def __init__(
-        self, database: Database, scan: DefectScan, soft: SoftFailureReader, listings: Listings
+        self,
+        database: Database,
+        scan: DefectScan,
+        soft: SoftFailureReader,
+        listings: Listings,
+        gaps: GapReader,
     ) -> None:
         self._database = database
         self._scan = scan
         self._soft = soft
         self._listings = listings
+        self._gaps = gaps
 
     async def rooms(self, page: Page) -> Listing[RoomRow]:
         """The rooms with rejected events."""
@@ -163,6 +171,7 @@ class SynapseReader:
             defects=_without_hidden(defects, soft.nodes),
             soft_failed={i: n for i, n in soft.nodes.items() if i not in suspects},
             withheld=soft.withheld,
+            gaps=await self._gaps.read(room_id, suspects) if scan else {},
             arrived=soft.arrived,
             borrowed=borrowed,
         )

@@ -169,6 +169,8 @@ class SynapseWriter:
             self._hooks.storing_anew(ids, take),
         ):
             await self._door.store(pairs, backfilled=steps[0].backfill)
+        if any(event.is_state() for event, _ in pairs):
+            self._contexts.forget_resolved()
 
     async def _restate(
         self, job: RepairJob, steps: Sequence[Step], checker: EventChecker

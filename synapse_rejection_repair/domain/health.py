@@ -18,6 +18,7 @@ class Finding(str, enum.Enum):
     REJECTED = "rejected"
     WRONGLY_SOFT_FAILED = "wrongly_soft_failed"
     SOFT_FAILED = "soft_failed"
+    GAPS = "gaps"
     BAD_CURRENT_STATE = "bad_current_state"
     BAD_EXTREMITIES = "bad_extremities"
     MISSING_EDGES = "missing_edges"
@@ -36,6 +37,8 @@ _DETAIL = {
     Finding.WRONGLY_SOFT_FAILED: "hidden from clients, since the current state was not what it"
     " should have been when they arrived",
     Finding.SOFT_FAILED: "hidden from clients, as they should be: soft-failed",
+    Finding.GAPS: "never stored here, though accepted events follow them: other servers may"
+    " have them",
     Finding.BAD_CURRENT_STATE: "in the current state, but rejected or missing",
     Finding.BAD_EXTREMITIES: "forward extremities, but rejected, missing, outliers or followed"
     " by accepted events",

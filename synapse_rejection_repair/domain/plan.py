@@ -5,11 +5,12 @@ from __future__ import annotations
 import enum
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import attr
 
 from synapse_rejection_repair.domain.borrowed import BorrowedState, digests
+from synapse_rejection_repair.domain.gaps import Gap, gaps_behind
 from synapse_rejection_repair.domain.health import Finding
 from synapse_rejection_repair.domain.model import Node, StateChange, StateIds
 from synapse_rejection_repair.domain.scope import Scope
@@ -41,6 +42,8 @@ class Plan:
         mend_extremities: the stored forward extremities need correcting even where no
             event is received.
         borrowed: the states before events that it takes from another server.
+        gaps: the missing events that other servers are asked for in the end. What comes
+            is not foretold.
     """
 
     room_id: str
@@ -50,6 +53,7 @@ class Plan:
     extremities: frozenset[str]
     mend_extremities: bool = False
     borrowed: tuple[BorrowedState, ...] = ()
+    gaps: tuple[Gap, ...] = ()
 
     @property
     def verdicts(self) -> Iterator[Step]:
@@ -109,6 +113,7 @@ class RoomFacts:
         soft_failed: the soft-failed events; those since the first rejection if the room
             was not scanned.
         withheld: those of them that no repair judges again, each with the reason.
+        gaps: the events that follow each missing one.
         arrived: where events arrived first that were stored anew since, by id; known only
             where there are soft-failed events to judge by it.
         borrowed: accepted events whose stored state was taken from another server, and does
@@ -127,12 +132,28 @@ class RoomFacts:
     defects: Mapping[Finding, list[str]]
     soft_failed: Mapping[str, Node] = attr.Factory(dict)
     withheld: Mapping[str, str] = attr.Factory(dict)
+    gaps: Mapping[str, Sequence[str]] = attr.Factory(dict)
     arrived: Mapping[str, int] = attr.Factory(dict)
     borrowed: frozenset[str] = frozenset()
 
     def chosen(self, scope: Scope) -> set[str]:
         """The ids of all the events that a repair of that scope may store anew."""
         return scope.select(self.suspects) | scope.select_soft_failed(self.soft_failed)
+
+    def gaps_for(self, scope: Scope, received: Iterable[Node]) -> tuple[Gap, ...]:
+        """The gaps behind what a repair accepts and, if it is about the whole room, has accepted.
+
+        Args:
+            scope: what the repair is about.
+            received: the events that it accepts.
+        """
+        if not self.gaps:
+            return ()
+        citing = {event_id for cited_by in self.gaps.values() for event_id in cited_by}
+        accepted = {node.event_id for node in received if node.event_id in citing}
+        doubtful = {i for i in citing if i in self.suspects or i in self.soft_failed}
+        gaps = gaps_behind(self.gaps, accepted, doubtful)
+        return gaps if scope.whole else tuple(g for g in gaps if accepted.intersection(g.cited_by))
 
     def fingerprint(
         self, scope: Scope, deliver: Deliver, borrowed: Iterable[BorrowedState] = ()

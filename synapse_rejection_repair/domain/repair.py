@@ -79,6 +79,7 @@ class RepairProgress:
         done: how many of them are decided.
         accepted: how many were accepted.
         rejected: how many were left rejected.
+        fetched: how many events that were missing other servers gave.
         state_changes: how it changes the room's current state.
         start_position: the room's newest stream ordering when it began.
     """
@@ -87,6 +88,7 @@ class RepairProgress:
     done: int = 0
     accepted: int = 0
     rejected: int = 0
+    fetched: int = 0
     state_changes: tuple[StateChange, ...] = ()
     start_position: int | None = None
 

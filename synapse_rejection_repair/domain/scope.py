@@ -28,6 +28,11 @@ class Scope:
     until_ts: int | None = None
     force: frozenset[str] = frozenset()
 
+    @property
+    def whole(self) -> bool:
+        """Whether it is the whole room."""
+        return not self.event_ids and self.since_ts is None and self.until_ts is None
+
     def select(
         self,
         suspects: Mapping[str, Node],

@@ -30,6 +30,7 @@ _BODY = (
     "state_from",
 )
 _MAX_EVENTS_SHOWN = 1000
+_MAX_CITING_SHOWN = 10
 _MAX_IDS = 1000
 
 # The spec's grammar ("Identifier Grammar", Server Name).
@@ -66,6 +67,7 @@ def _plan(plan: Plan, state_from: str | None) -> JsonDict:
             "accept": plan.accepted,
             "reject": plan.rejected,
             "let_through": plan.let_through,
+            "gaps": len(plan.gaps),
             "restate": plan.restated,
             "state_changes": [serialise.state_change(c) for c in plan.state_changes],
         },
@@ -82,6 +84,10 @@ def _plan(plan: Plan, state_from: str | None) -> JsonDict:
         ],
         "events_total": plan.accepted + plan.rejected,
         "states": [serialise.borrowed(one, state_from) for one in plan.borrowed if state_from],
+        "gaps": [
+            {"event_id": gap.event_id, "cited_by": list(gap.cited_by[:_MAX_CITING_SHOWN])}
+            for gap in plan.gaps[:_MAX_EVENTS_SHOWN]
+        ],
     }
 
 

@@ -54,6 +54,7 @@ def repair(job: RepairJob) -> JsonDict:
         "done": progress.done,
         "accepted": progress.accepted,
         "rejected": progress.rejected,
+        "fetched": progress.fetched,
         "error": job.error,
         "state_changes": [state_change(c) for c in progress.state_changes],
         "created_ts": job.created_ts,

@@ -265,6 +265,7 @@ class World:
             make_checker=lambda room_id, version: FakeChecker(self),
             undoing=ports,
             peer_states=ports,
+            gaps=ports,
             clock=ports,
         )
         return run(self.save(run(runner.run(job))))

@@ -166,6 +166,7 @@ def assert_whole(room: Room, rejected: Collection[str] = ()) -> None:
         "accept": 0,
         "reject": len(rejected),
         "let_through": 0,
+        "gaps": 0,
         "restate": 0,
         "state_changes": [],
     }

@@ -1,0 +1,75 @@
+"""Gaps: events that others follow, but that this server has never stored."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+import attr
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class Gap:
+    """An event that is not here, though it should be.
+
+    Attributes:
+        event_id: the missing event.
+        cited_by: the events here that follow it.
+    """
+
+    event_id: str
+    cited_by: tuple[str, ...]
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True, order=True)
+class Membership:
+    """A change of one local user's membership, in the order of the room's history.
+
+    Attributes:
+        depth: the depth of the event.
+        stream_ordering: where it was stored.
+        user_id: the user.
+        joined: whether the user is in the room then.
+    """
+
+    depth: int
+    stream_ordering: int
+    user_id: str
+    joined: bool
+
+
+def stay_began(changes: Iterable[Membership]) -> int | None:
+    """The depth at which this server came into the room last; `None` if it never was in it.
+
+    What is missing further up, it was never sent.
+
+    Args:
+        changes: all changes of local users' memberships.
+    """
+    began: int | None = None
+    joined: set[str] = set()
+    for change in sorted(changes):
+        if change.joined:
+            if not joined:
+                began = change.depth
+            joined.add(change.user_id)
+        else:
+            joined.discard(change.user_id)
+    return began
+
+
+def gaps_behind(
+    missing: Mapping[str, Collection[str]], standing: Collection[str], others: Collection[str]
+) -> tuple[Gap, ...]:
+    """The gaps that matter: those that accepted events follow.
+
+    Args:
+        missing: the events that follow each missing one.
+        standing: those of the doubtful events that are accepted.
+        others: the doubtful events: rejected, damaged and soft-failed ones.
+    """
+    found = []
+    for event_id, cited_by in sorted(missing.items()):
+        good = tuple(sorted(i for i in cited_by if i in standing or i not in others))
+        if good:
+            found.append(Gap(event_id, good))
+    return tuple(found)

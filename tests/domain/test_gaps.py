@@ -1,0 +1,53 @@
+"""What counts as missing, and since when."""
+
+from __future__ import annotations
+
+from synapse_rejection_repair.domain.gaps import Gap, Membership, gaps_behind, stay_began
+from synapse_rejection_repair.domain.plan import RoomFacts
+from synapse_rejection_repair.domain.scope import Scope
+from tests.domain.drawing import draw
+
+
+def changes(text: str) -> list[Membership]:
+    """`3+bob 9-bob`: bob joins at depth 3, and is out from 9 on."""
+    return [
+        Membership(int(word[:-4]), number, word[-3:], word[-4] == "+")
+        for number, word in enumerate(text.split())
+    ]
+
+
+def test_the_stay_began_when_the_first_of_us_came() -> None:
+    assert stay_began([]) is None
+    assert stay_began(changes("3+bob 5+eve 9-bob")) == 3
+    assert stay_began(changes("3+bob 5-bob")) == 3
+    assert stay_began(changes("3+bob 5-bob 9+eve 12+bob")) == 9
+    # A change of the name is no arrival, and who never came cannot leave.
+    assert stay_began(changes("2-eve 3+bob 5+bob 7-eve")) == 3
+    # What counts is the room's history, in whatever order it was stored.
+    assert stay_began(changes("9+eve 3+bob 5-bob")) == 9
+
+
+def test_a_gap_is_behind_what_is_accepted() -> None:
+    missing = {"P": ["A", "R"], "Q": ["R"], "S": ["T"]}
+    assert gaps_behind(missing, set(), {"R", "T"}) == (Gap("P", ("A",)),)
+    assert gaps_behind(missing, {"R"}, {"R", "T"}) == (Gap("P", ("A", "R")), Gap("Q", ("R",)))
+
+
+def test_a_repair_of_a_part_asks_for_what_is_behind_that_part() -> None:
+    facts = RoomFacts(
+        room_id="!r",
+        room_version="11",
+        suspects=draw("R*; T*"),
+        stale={},
+        unindexed={},
+        unfinished={},
+        current_state={},
+        extremities=frozenset(),
+        bad_extremities=frozenset(),
+        defects={},
+        gaps={"P": ["A"], "Q": ["R"], "S": ["T"]},
+    )
+    received = [facts.suspects["R"]]
+    assert [g.event_id for g in facts.gaps_for(Scope(), received)] == ["P", "Q"]
+    for scope in (Scope(frozenset({"R"})), Scope(since_ts=1), Scope(until_ts=9)):
+        assert [g.event_id for g in facts.gaps_for(scope, received)] == ["Q"]

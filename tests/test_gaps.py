@@ -1,0 +1,164 @@
+"""Events that B never stored: found, and fetched from A by a repair."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.harness import compare
+from tests.harness.compare import differences
+from tests.harness.federation import Pair, Room
+from tests.harness.flavours import Flavour
+from tests.harness.losing import everywhere, lose_state, settled
+from tests.harness.repairing import dry_run, finished, health, progress, repair, start
+from tests.harness.server import Server
+from tests.harness.waiting import wait_for
+
+_BOTH = pytest.mark.parametrize(
+    "pair",
+    [Flavour().param(), Flavour(b="oldest", database="postgres").param()],
+    indirect=True,
+    scope="module",
+)
+
+MISSED = 26
+"""More than Synapse asks for when it finds that something is missing."""
+
+
+@dataclass
+class Story:
+    """A room of which B has missed a part."""
+
+    room: Room
+    missed: list[str] = field(default_factory=list)
+    last: str = ""
+
+    @property
+    def gone(self) -> set[str]:
+        """What B has not even stored."""
+        sql = "SELECT event_id FROM events WHERE room_id = ? AND NOT outlier"
+        here = {i for (i,) in self.room.b.database.query(sql, self.room.room_id)}
+        return {*self.missed} - here
+
+
+def make_story(room: Room, *, err: bool) -> Story:
+    """Lets B be away while A goes on, in mid-incident or not."""
+    r, alice, story = room.room_id, room.alice, Story(room)
+    everywhere(room, alice.send_message(r, "All are here"))
+    if err:
+        levels = alice.get_state(r, "m.room.power_levels")
+        users = {**levels.get("users", {}), room.carol.user_id: 50}
+        lose_state(room, "m.room.power_levels", {**levels, "users": users})
+        room.b.wait_for_event(alice.send_message(r, "Rejected"))
+    room.b.stop()
+    for number in range(MISSED):
+        story.missed.append(alice.send_message(r, f"Missed {number}"))
+        if number == 5:
+            story.missed.append(alice.send_state(r, "m.room.topic", {"topic": "Missed"}))
+        if number == 7:
+            story.missed.append(alice.react(r, story.missed[0], "👀"))
+    # A is to forget what it still has to send: then it sends no more than the newest.
+    room.a.restart()
+    room.b.start()
+    # A tries B again once it hears of it.
+    room.a.wait_for_event(room.bob.send_message(r, "I am back"))
+    story.last = alice.send_message(r, "Where have you been?")
+    settled(room, [story.last])
+    assert story.gone
+    return story
+
+
+@contextmanager
+def paused(server: Server) -> Iterator[None]:
+    """Lets a server answer nothing for a while."""
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+
+
+def backfills(server: Server) -> int:
+    return server.log_text().count("GET /_matrix/federation/v1/backfill")
+
+
+@_BOTH
+def test_what_is_missing_in_an_incident_is_fetched_and_repaired(pair: Pair) -> None:
+    story = make_story(pair.room("11"), err=True)
+    room = story.room
+    r, bob = room.room_id, room.bob
+    gone = story.gone
+    sick = health(bob, r)
+    assert sick["gaps"] == 1
+    asked = backfills(room.a)
+    before = compare.digests(room.b)
+    plan = dry_run(bob, r)
+    changed = {t for t, digest in compare.digests(room.b).items() if before[t] != digest}
+    assert not {t for t in changed if "event" in t or "state" in t or "rejection" in t}
+    assert backfills(room.a) == asked
+    (gap,) = plan["gaps"]
+    assert plan["summary"]["gaps"] == 1
+    assert gap["event_id"] in gone
+    assert {*gap["cited_by"]} <= {*story.missed, story.last}
+
+    done = repair(bob, r, plan=plan["fingerprint"])
+    # What is in a state that A has told B of, is here as an outlier.
+    assert 0 < len(gone) - done["fetched"] <= 2
+    assert done["accepted"] == plan["summary"]["accept"]
+    assert differences(room) == {}
+    assert health(bob, r) == {}
+    shown = [e["event_id"] for e in bob.messages(r) if e["event_id"] in {*story.missed}]
+    assert shown == story.missed[::-1]
+    again = repair(bob, r)
+    assert (again["accepted"], again["fetched"]) == (0, 0)
+    assert dry_run(bob, r)["gaps"] == []
+
+
+@_BOTH
+def test_without_an_incident_history_is_whole_again(pair: Pair) -> None:
+    story = make_story(pair.room("12"), err=False)
+    room = story.room
+    r, bob = room.room_id, room.bob
+    gone = story.gone
+    assert health(bob, r) == {"gaps": 1}
+    done = repair(bob, r)
+    assert done["fetched"] == len(gone)
+    assert differences(room) == {}
+    assert health(bob, r) == {}
+    assert [e["event_id"] for e in bob.messages(r) if e["event_id"] in {*story.missed}] == (
+        story.missed[::-1]
+    )
+
+
+@_BOTH
+def test_a_server_that_is_down_leaves_the_rest_to_be_repaired(pair: Pair) -> None:
+    story = make_story(pair.room("11"), err=True)
+    room = story.room
+    r, bob = room.room_id, room.bob
+    gone = story.gone
+    room.a.stop()
+    done = repair(bob, r)
+    assert done["accepted"] > 0 and done["fetched"] == 0
+    assert room.b.rejected(r) == set()
+    assert story.gone == gone
+    assert health(bob, r) == {"gaps": 1}
+    room.a.start()
+    everywhere(room, room.alice.send_message(r, "I am back, too"))
+
+    # B is killed while it waits for an answer, and goes on where it was.
+    with paused(room.a):
+        repair_id = start(bob, r)
+        wait_for(lambda: progress(bob, repair_id)["status"] == "active", what="it to begin")
+        room.b.kill()
+        room.b.start()
+        assert progress(bob, repair_id)["status"] in ("scheduled", "active")
+    done = finished(bob, repair_id)
+    assert (done["status"], done["error"]) == ("complete", None)
+    assert story.gone == set()
+    assert health(bob, r) == {}
+    assert differences(room) == {}
