@@ -1,4 +1,4 @@
-"""Finding what a room lacks, and getting it through Synapse's own backfill."""
+"""Finding what a room lacks since an incident, and getting it through Synapse's own backfill."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from synapse.server import HomeServer
 
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.nodes import read_nodes
-from synapse_rejection_repair.domain.gaps import Gap, Membership, stay_began
+from synapse_rejection_repair.adapter.tables import JOBS, JOURNAL
+from synapse_rejection_repair.domain.gaps import Gap, Membership, Missing, stay_began
 from synapse_rejection_repair.domain.model import Node
 from synapse_rejection_repair.ports import Clock
 
@@ -33,7 +34,10 @@ _MOST_ROUNDS = 200
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)
 class GapReader:
-    """Finds the events that are missing since this server is in a room.
+    """Finds the events that are missing in a room since it was first wronged.
+
+    What is missing from before is none of ours: every server that was ever down has such gaps,
+    and Synapse fills them where somebody scrolls up to them.
 
     Attributes:
         database: Synapse's.
@@ -45,32 +49,48 @@ class GapReader:
     server_name: str
     clock: Clock
 
-    async def read(self, room_id: str, suspects: Mapping[str, Node]) -> dict[str, tuple[str, ...]]:
-        """The events that follow each missing one, further down than where this server came in.
+    async def read(self, room_id: str, suspects: Mapping[str, Node]) -> Missing:
+        """What is missing in a room since it was first wronged, as far as that can be told.
 
         Args:
             room_id: the room.
             suspects: its rejected and damaged events, which Synapse keeps no such record of.
         """
-        began = await self.stay_began(room_id)
-        if began is None:
-            return {}
+        since = await self.repaired_since(room_id)
+        shallowest = await self.clock.in_thread(_shallowest, suspects)
+        floors = [depth for depth in (since, shallowest) if depth is not None]
+        stay = await self.stay_began(room_id) if floors else None
+        if stay is None:
+            return Missing({}, since)
+        floor = max(stay, min(floors))
         rows = await self.database.rows(
             "backward_extremities",
-            "SELECT be.event_id, e.event_id FROM event_backward_extremities AS be"
+            "SELECT be.event_id, e.event_id, e.depth FROM event_backward_extremities AS be"
             " INNER JOIN event_edges AS ee ON ee.prev_event_id = be.event_id"
             " INNER JOIN events AS e ON e.event_id = ee.event_id"
             " LEFT JOIN rejections AS r ON r.event_id = e.event_id"
             " WHERE be.room_id = ? AND r.event_id IS NULL AND NOT e.outlier AND e.depth > ?",
-            (room_id, began),
+            (room_id, floor),
         )
-        cited: dict[str, set[str]] = {}
-        for prev, event_id in rows:
-            cited.setdefault(prev, set()).add(event_id)
-        for event_id, prev in await self.clock.in_thread(_leading_out, suspects, began):
-            cited.setdefault(prev, set()).add(event_id)
-        missing = cited.keys() - await self.here(cited)
-        return {i: tuple(sorted(cited[i])) for i in sorted(missing)}
+        cited: dict[str, dict[str, int]] = {}
+        for prev, event_id, depth in rows:
+            cited.setdefault(prev, {})[event_id] = depth
+        for prev, node in await self.clock.in_thread(_leading_out, suspects, floor):
+            cited.setdefault(prev, {})[node.event_id] = node.depth
+        here = await self.here(cited)
+        return Missing({i: c for i, c in sorted(cited.items()) if i not in here}, since)
+
+    async def repaired_since(self, room_id: str) -> int | None:
+        """The least depth of the events that repairs have accepted in a room."""
+        ((depth,),) = await self.database.rows(
+            "shallowest_repaired",
+            f"SELECT MIN(e.depth) FROM {JOBS} AS job"
+            f" INNER JOIN {JOURNAL} AS j ON j.job_id = job.job_id"
+            " INNER JOIN events AS e ON e.event_id = j.event_id"
+            " WHERE job.room_id = ? AND job.kind = 'repair' AND j.action = 'receive'",
+            (room_id,),
+        )
+        return None if depth is None else int(depth)
 
     async def stay_began(self, room_id: str) -> int | None:
         """The depth at which this server came into a room last."""
@@ -96,12 +116,17 @@ class GapReader:
         return {event_id for (event_id,) in rows}
 
 
-def _leading_out(suspects: Mapping[str, Node], began: int) -> list[tuple[str, str]]:
-    """The suspects below a depth, with those of their prev events that are no suspects."""
+def _shallowest(suspects: Mapping[str, Node]) -> int | None:
+    """The least depth of some events that are no outliers."""
+    return min((node.depth for node in suspects.values() if not node.outlier), default=None)
+
+
+def _leading_out(suspects: Mapping[str, Node], floor: int) -> list[tuple[str, Node]]:
+    """Prev events of suspects that are below a depth which are no suspects themselves."""
     return [
-        (node.event_id, prev)
+        (prev, node)
         for node in suspects.values()
-        if not node.outlier and node.depth > began
+        if not node.outlier and node.depth > floor
         for prev in node.prev_event_ids
         if prev not in suspects or suspects[prev].outlier
     ]
@@ -149,22 +174,24 @@ class Backfill:
         Returns:
             How many events have come. A server that does not answer is no error.
         """
-        began = await self._gaps.stay_began(room_id)
         before = await self._lowest(room_id)
         cited_by = await read_nodes(self._database, {i for gap in gaps for i in gap.cited_by[:1]})
         waiting = [(g.event_id, cited_by[g.cited_by[0]].sender) for g in gaps]
+        depths = [node.depth for node in cited_by.values()]
+        repaired = await self._gaps.repaired_since(room_id)
+        floor = min(depths if repaired is None else [*depths, repaired])
         tried: set[str] = set()
         silent: set[str] = set()
         for _ in range(_MOST_ROUNDS):
             waiting = [(i, sender) for i, sender in waiting if i not in tried]
-            if not waiting or began is None or await cancelled():
+            if not waiting or await cancelled():
                 break
             event_id, sender = waiting[0]
             tried.add(event_id)
             if event_id in await self._gaps.here([event_id]) or await self._get(
                 room_id, event_id, sender, silent
             ):
-                waiting += await self._behind(event_id, began, before)
+                waiting += await self._behind(event_id, floor, before)
         return await self._stored_below(room_id, before)
 
     async def _get(self, room_id: str, event_id: str, sender: str, silent: set[str]) -> bool:
@@ -204,7 +231,7 @@ class Backfill:
             await self._clock.pause(_TICK)
         return True
 
-    async def _behind(self, event_id: str, began: int, before: int) -> list[tuple[str, str]]:
+    async def _behind(self, event_id: str, floor: int, before: int) -> list[tuple[str, str]]:
         """What is missing behind an event that has come, each with the sender of a follower."""
         missing = []
         seen = {event_id}
@@ -214,7 +241,7 @@ class Backfill:
             follows = {
                 prev: node
                 for node in nodes.values()
-                if node.depth > began
+                if node.depth > floor
                 and (node.event_id == event_id or node.stream_ordering < before)
                 for prev in node.prev_event_ids
                 if prev not in seen

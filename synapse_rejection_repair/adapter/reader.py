@@ -16,6 +16,7 @@ from synapse_rejection_repair.adapter.listings import Listings
 from synapse_rejection_repair.adapter.nodes import read_nodes
 from synapse_rejection_repair.adapter.soft_failures import SoftFailed, SoftFailureReader
 from synapse_rejection_repair.adapter.tables import JOBS, JOURNAL
+from synapse_rejection_repair.domain.gaps import Missing
 from synapse_rejection_repair.domain.health import Finding
 from synapse_rejection_repair.domain.listing import (
     Listing,
@@ -171,7 +172,7 @@ class SynapseReader:
             defects=_without_hidden(defects, soft.nodes),
             soft_failed={i: n for i, n in soft.nodes.items() if i not in suspects},
             withheld=soft.withheld,
-            gaps=await self._gaps.read(room_id, suspects) if scan else {},
+            gaps=await self._gaps.read(room_id, suspects) if scan else Missing(),
             arrived=soft.arrived,
             borrowed=borrowed,
         )

@@ -20,6 +20,19 @@ class Gap:
     cited_by: tuple[str, ...]
 
 
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class Missing:
+    """What is missing in a room, before it is known what a repair accepts.
+
+    Attributes:
+        events: the missing events, each with the events that follow it and their depths.
+        since: the least depth of what repairs have accepted; `None` if they never did.
+    """
+
+    events: Mapping[str, Mapping[str, int]] = attr.Factory(dict)
+    since: int | None = None
+
+
 @attr.s(frozen=True, slots=True, auto_attribs=True, order=True)
 class Membership:
     """A change of one local user's membership, in the order of the room's history.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import enum
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 import attr
 
 from synapse_rejection_repair.domain.borrowed import BorrowedState, digests
-from synapse_rejection_repair.domain.gaps import Gap, gaps_behind
+from synapse_rejection_repair.domain.gaps import Gap, Missing, gaps_behind
 from synapse_rejection_repair.domain.health import Finding
 from synapse_rejection_repair.domain.model import Node, StateChange, StateIds
 from synapse_rejection_repair.domain.scope import Scope
@@ -113,7 +113,7 @@ class RoomFacts:
         soft_failed: the soft-failed events; those since the first rejection if the room
             was not scanned.
         withheld: those of them that no repair judges again, each with the reason.
-        gaps: the events that follow each missing one.
+        gaps: what is missing.
         arrived: where events arrived first that were stored anew since, by id; known only
             where there are soft-failed events to judge by it.
         borrowed: accepted events whose stored state was taken from another server, and does
@@ -132,7 +132,7 @@ class RoomFacts:
     defects: Mapping[Finding, list[str]]
     soft_failed: Mapping[str, Node] = attr.Factory(dict)
     withheld: Mapping[str, str] = attr.Factory(dict)
-    gaps: Mapping[str, Sequence[str]] = attr.Factory(dict)
+    gaps: Missing = attr.Factory(Missing)
     arrived: Mapping[str, int] = attr.Factory(dict)
     borrowed: frozenset[str] = frozenset()
 
@@ -141,18 +141,33 @@ class RoomFacts:
         return scope.select(self.suspects) | scope.select_soft_failed(self.soft_failed)
 
     def gaps_for(self, scope: Scope, received: Iterable[Node]) -> tuple[Gap, ...]:
-        """The gaps behind what a repair accepts and, if it is about the whole room, has accepted.
+        """The gaps since the first event that was wrongly rejected.
+
+        What is missing from before is for Synapse to fill: every server that was ever down has
+        such gaps. So has one that others have sent what is rightly rejected.
 
         Args:
-            scope: what the repair is about.
+            scope: what the repair is about: a part of the room has those behind it alone.
             received: the events that it accepts.
         """
-        if not self.gaps:
+        missing = self.gaps
+        if not missing.events:
             return ()
-        citing = {event_id for cited_by in self.gaps.values() for event_id in cited_by}
-        accepted = {node.event_id for node in received if node.event_id in citing}
+        citing = {event_id for cited_by in missing.events.values() for event_id in cited_by}
+        since, accepted = missing.since, set()
+        for node in received:
+            if not node.outlier:
+                since = node.depth if since is None else min(since, node.depth)
+            if node.event_id in citing:
+                accepted.add(node.event_id)
+        if since is None:
+            return ()
         doubtful = {i for i in citing if i in self.suspects or i in self.soft_failed}
-        gaps = gaps_behind(self.gaps, accepted, doubtful)
+        followed = {
+            event_id: [i for i, depth in cited_by.items() if depth > since]
+            for event_id, cited_by in missing.events.items()
+        }
+        gaps = gaps_behind(followed, accepted, doubtful)
         return gaps if scope.whole else tuple(g for g in gaps if accepted.intersection(g.cited_by))
 
     def fingerprint(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from synapse_rejection_repair.domain.gaps import Gap, Membership, gaps_behind, stay_began
+from synapse_rejection_repair.domain.gaps import Gap, Membership, Missing, gaps_behind, stay_began
 from synapse_rejection_repair.domain.plan import RoomFacts
 from synapse_rejection_repair.domain.scope import Scope
 from tests.domain.drawing import draw
@@ -33,8 +33,8 @@ def test_a_gap_is_behind_what_is_accepted() -> None:
     assert gaps_behind(missing, {"R"}, {"R", "T"}) == (Gap("P", ("A", "R")), Gap("Q", ("R",)))
 
 
-def test_a_repair_of_a_part_asks_for_what_is_behind_that_part() -> None:
-    facts = RoomFacts(
+def facts(since: int | None) -> RoomFacts:
+    return RoomFacts(
         room_id="!r",
         room_version="11",
         suspects=draw("R*; T*"),
@@ -45,9 +45,21 @@ def test_a_repair_of_a_part_asks_for_what_is_behind_that_part() -> None:
         extremities=frozenset(),
         bad_extremities=frozenset(),
         defects={},
-        gaps={"P": ["A"], "Q": ["R"], "S": ["T"]},
+        gaps=Missing({"P": {"A": 9}, "Q": {"R": 9}, "S": {"T": 9}, "O": {"B": 1}}, since),
     )
-    received = [facts.suspects["R"]]
-    assert [g.event_id for g in facts.gaps_for(Scope(), received)] == ["P", "Q"]
+
+
+def test_a_repair_of_a_part_asks_for_what_is_behind_that_part() -> None:
+    room = facts(since=5)
+    received = [room.suspects["R"]]
+    assert room.suspects["R"].depth == 1
+    assert [g.event_id for g in room.gaps_for(Scope(), received)] == ["P", "Q"]
     for scope in (Scope(frozenset({"R"})), Scope(since_ts=1), Scope(until_ts=9)):
-        assert [g.event_id for g in facts.gaps_for(scope, received)] == ["Q"]
+        assert [g.event_id for g in room.gaps_for(scope, received)] == ["Q"]
+
+
+def test_only_what_is_missing_since_the_first_wrong_rejection_counts() -> None:
+    assert facts(since=None).gaps_for(Scope(), []) == ()
+    assert [g.event_id for g in facts(since=8).gaps_for(Scope(), [])] == ["P"]
+    assert [g.event_id for g in facts(since=0).gaps_for(Scope(), [])] == ["O", "P"]
+    assert facts(since=9).gaps_for(Scope(), []) == ()
