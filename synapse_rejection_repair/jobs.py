@@ -39,6 +39,12 @@ _FREE_PASSES = 2
 _OVERTAKEN = 2 * _CHUNK
 """How many events are stored at most while a room's other writes wait."""
 
+_SHORT_MS = 5000
+_PATIENT_PASSES = 10
+"""A plan that takes longer, in milliseconds, is not made while the room's other writes wait,
+unless so many passes have not been enough.
+"""
+
 _MOST_FETCHES = 10
 """How often a job asks other servers for what it finds missing."""
 
@@ -135,7 +141,11 @@ class RepairRunner:
         before: Plan | None = None
         asked: set[str] = set()
         while True:
+            began = self.clock.now_ms()
             plan = await self._plan(job)
+            patient = passes < (
+                _FREE_PASSES if self.clock.now_ms() - began < _SHORT_MS else _PATIENT_PASSES
+            )
             accepted = len(await self._accepted_by(job))
             job = await self._progress(
                 job,
@@ -146,7 +156,7 @@ class RepairRunner:
                 state_changes=job.progress.state_changes or plan.state_changes,
             )
             if not plan.idle and not job.cancel_requested:
-                if passes >= _FREE_PASSES and _stored_by(plan) <= _OVERTAKEN:
+                if not patient and _stored_by(plan) <= _OVERTAKEN:
                     job, plan, carried_out = await self._overtake(job)
                 else:
                     job, carried_out = await self._carry_out(job, plan)
