@@ -101,7 +101,9 @@ def create_tables(txn: LoggingTransaction) -> None:
             txn.execute(sql)
     for table, column, kind in _ADDED:
         if column not in _columns(txn, table, postgres):
-            txn.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+            # The transaction may have begun before another process made the table.
+            unless = "IF NOT EXISTS " if postgres else ""
+            txn.execute(f"ALTER TABLE {table} ADD COLUMN {unless}{column} {kind}")
 
 
 def _columns(txn: LoggingTransaction, table: str, postgres: bool) -> set[str]:
