@@ -415,7 +415,7 @@ def test_traffic_meanwhile(braked: Braked) -> None:
     wait_for(lambda: dora.user_id in room.bob.members(r), what="B to see dora")
     damage = make_damage(room, SMALL)
     # More arrives while a plan is made than it takes to make it: no plan is up to date.
-    brake(braked.control, {"transaction": "rejection_repair_followed", "seconds": 1.0})
+    brake(braked.control, {"transaction": "rejection_repair_followed", "seconds": 0.3})
     talkers = [Talker(user, r) for user in (room.alice, dora, room.bob, room.carol)]
     for talker in talkers:
         talker.start()
@@ -443,6 +443,44 @@ def test_traffic_meanwhile(braked: Braked) -> None:
     assert compare.soft_failed(room.b, r) == compare.soft_failed(room.a, r) == set()
     assert sent <= {event["event_id"] for event in room.bob.messages(r)}
     assert sent <= {event["event_id"] for event in room.alice.messages(r)}
+    assert_whole(room)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["before", "after"])
+@flavours.BOTH_DATABASES
+def test_killed_while_the_room_waits_for_the_last_pass(braked: Braked, moment: str) -> None:
+    room = braked.pair.room("10")
+    r = room.room_id
+    users = [room.a.register(f"{name}{r[1:6]}".lower()) for name in ("dora", "emma", "fred")]
+    for user in users:
+        user.join(r)
+    wait_for(lambda: {u.user_id for u in users} <= {*room.bob.members(r)}, what="B to see them")
+    damage = make_damage(room, SMALL)
+    # A plan is old before it is carried out, so there is a third pass, which is planned anew
+    # inside the room's queue of writes: the seventh look at the journal. What it stores is all
+    # that is stored in the room meanwhile.
+    looks = {"transaction": "rejection_repair_journalled", "nth": 7}
+    brake(
+        braked.control,
+        {"transaction": "rejection_repair_followed", "seconds": 0.4},
+        {"transaction": PERSIST, "nth": 1, "kill": moment, "since": looks},
+    )
+    talkers = [Talker(user, r) for user in (room.alice, *users)]
+    for talker in talkers:
+        talker.start()
+    wait_for(lambda: all(len(talker.has_sent()) > 1 for talker in talkers), what="the talkers")
+    job_id = start(room.bob, r)
+    braked.wait_dead()
+    assert compare.inconsistencies(room.b, r) == {}
+    room.b.start()
+    job = finished(room.bob, job_id, timeout=120)
+    sent = {event_id for talker in talkers for event_id in talker.stop()}
+    assert (job["status"], job["error"], job["rejected"]) == ("complete", None, 0)
+    assert job["accepted"] >= len(damage.lost)
+    for event_id in (*sent, room.bob.send_message(r, "Done."), room.alice.send_message(r, "Yes.")):
+        room.wait_everywhere(event_id)
+    assert room.b.rejected(r) == room.a.rejected(r) == set()
     assert_whole(room)
 
 

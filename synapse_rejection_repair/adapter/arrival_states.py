@@ -9,6 +9,7 @@ from synapse.events import EventBase
 from synapse.events.snapshot import EventContext
 from synapse.server import HomeServer
 
+from synapse_rejection_repair.adapter.contexts import same_state
 from synapse_rejection_repair.adapter.group_states import GroupStates
 from synapse_rejection_repair.adapter.reader import SynapseReader
 from synapse_rejection_repair.domain.model import StateIds
@@ -77,15 +78,7 @@ class ArrivalStates:
         """
         distinct = set(groups.values())
         if len(distinct) == 1 and not event.is_state():
-            group = distinct.pop()
-            return EventContext.with_state(
-                storage=self._storage,
-                state_group=group,
-                state_group_before_event=group,
-                state_delta_due_to_event={},
-                partial_state=False,
-                state_group_deltas={},
-            )
+            return same_state(self._storage, distinct.pop())
         # Synapse looks the state before the event up by its prev events, some of which
         # may not be stored yet.
         for prev, group in groups.items():

@@ -9,10 +9,28 @@ from synapse.api.constants import EventTypes
 from synapse.events import EventBase
 from synapse.events.snapshot import EventContext
 from synapse.server import HomeServer
+from synapse.storage.controllers import StorageControllers
 
 from synapse_rejection_repair.adapter.reader import SynapseReader
 from synapse_rejection_repair.domain.model import StateIds
 from synapse_rejection_repair.ports import Checker, StateReader
+
+
+def same_state(storage: StorageControllers, group: int) -> EventContext:
+    """The context of an event that changes no state, which takes no query.
+
+    Args:
+        storage: Synapse's.
+        group: the state group before the event.
+    """
+    return EventContext.with_state(
+        storage=storage,
+        state_group=group,
+        state_group_before_event=group,
+        state_delta_due_to_event={},
+        partial_state=False,
+        state_group_deltas={},
+    )
 
 
 class EventContexts:
@@ -104,7 +122,7 @@ class EventContexts:
         """
         distinct = set(groups.values())
         if len(distinct) == 1 and not event.is_state():
-            return self._same_state(distinct.pop())
+            return same_state(self._storage, distinct.pop())
         # Synapse looks the state before the event up by its prev events, some of which
         # are in the same batch and not stored yet.
         for prev in event.prev_event_ids():
@@ -126,13 +144,3 @@ class EventContexts:
         """Takes back what Synapse was told of events that were not stored after all."""
         for event_id in event_ids:
             self._store._get_state_group_for_event.invalidate((event_id,))
-
-    def _same_state(self, group: int) -> EventContext:
-        return EventContext.with_state(
-            storage=self._storage,
-            state_group=group,
-            state_group_before_event=group,
-            state_delta_due_to_event={},
-            partial_state=False,
-            state_group_deltas={},
-        )

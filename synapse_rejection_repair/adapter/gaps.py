@@ -58,11 +58,9 @@ class GapReader:
         """
         since = await self.repaired_since(room_id)
         shallowest = await self.clock.in_thread(_shallowest, suspects)
-        floors = [depth for depth in (since, shallowest) if depth is not None]
-        stay = await self.stay_began(room_id) if floors else None
-        if stay is None:
+        floor = await self.floor(room_id, [d for d in (since, shallowest) if d is not None])
+        if floor is None:
             return Missing({}, since)
-        floor = max(stay, min(floors))
         rows = await self.database.rows(
             "backward_extremities",
             "SELECT be.event_id, e.event_id, e.depth FROM event_backward_extremities AS be"
@@ -79,6 +77,16 @@ class GapReader:
             cited.setdefault(prev, {})[node.event_id] = node.depth
         here = await self.here(cited)
         return Missing({i: c for i, c in sorted(cited.items()) if i not in here}, since)
+
+    async def floor(self, room_id: str, depths: Collection[int]) -> int | None:
+        """The depth down from which something can be missing; `None` if nothing can.
+
+        Args:
+            room_id: the room.
+            depths: those of the events that were wronged.
+        """
+        stay = await self.stay_began(room_id) if depths else None
+        return None if stay is None else max(stay, min(depths))
 
     async def repaired_since(self, room_id: str) -> int | None:
         """The least depth of the events that repairs have accepted in a room."""
@@ -179,12 +187,12 @@ class Backfill:
         waiting = [(g.event_id, cited_by[g.cited_by[0]].sender) for g in gaps]
         depths = [node.depth for node in cited_by.values()]
         repaired = await self._gaps.repaired_since(room_id)
-        floor = min(depths if repaired is None else [*depths, repaired])
+        floor = await self._gaps.floor(room_id, depths if repaired is None else [*depths, repaired])
         tried: set[str] = set()
         silent: set[str] = set()
         for _ in range(_MOST_ROUNDS):
             waiting = [(i, sender) for i, sender in waiting if i not in tried]
-            if not waiting or await cancelled():
+            if not waiting or floor is None or await cancelled():
                 break
             event_id, sender = waiting[0]
             tried.add(event_id)

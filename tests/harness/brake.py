@@ -9,6 +9,7 @@ rules are in a JSON file, read again when it changes:
 `kill` ends the process, as `kill -9` does, just before the commit of the nth such transaction
 since the file was read, or just after it, or `amid` it: before its second statement, for SQLite
 commits what changes the schema at once. The file is gone by then: a new start is left alone.
+With `"since": {"transaction": "…", "nth": 7}`, only those count that come after the 7th such one.
 `seconds` is how long every such transaction waits before it begins, with nothing held.
 """
 
@@ -73,11 +74,18 @@ class Brake:
 
     def _kill_now(self, desc: str) -> str | None:
         for rule in self._rules_for(desc):
-            if "kill" in rule:
+            if "kill" in rule and self._counting(rule):
                 self._counts[desc] += 1
                 if self._counts[desc] == rule["nth"]:
                     return str(rule["kill"])
+        for rule in self._rules:
+            if rule.get("since", {}).get("transaction") == desc:
+                self._counts["since " + desc] += 1
         return None
+
+    def _counting(self, rule: dict[str, Any]) -> bool:
+        since = rule.get("since")
+        return since is None or self._counts["since " + since["transaction"]] >= since["nth"]
 
 
 def _then_die(func: Callable[..., Any], control: Path) -> Callable[..., Any]:
