@@ -316,7 +316,7 @@ def test_what_follows_a_hostile_event_has_the_state_before_it(rooms: tuple[Room,
         "settled": "accepted",
     }
     assert states_by_name(wrong) != states_by_name(right)
-    done = finished(room.bob, start(room.bob, room.room_id), timeout=20)
+    done = finished(room.bob, start(room.bob, room.room_id), timeout=60)
     assert (done["status"], done["error"]) == ("complete", None)
     assert (done["accepted"], done["rejected"]) == (1, 1)
     assert wrong.standing() == expected

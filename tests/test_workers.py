@@ -242,7 +242,7 @@ def test_each_process_serves_the_repaired_room(story: Story, name: str) -> None:
     room, incident = story.room, story.incident
     bob = story._b.at(name, room.bob)
     seen = replace(room, bob=bob)
-    wait_for(lambda: not differences(seen), 5, what=f"{name} to serve {differences(seen)}")
+    wait_for(lambda: not differences(seen), 20, what=f"{name} to serve {differences(seen)}")
     words = incident.WORD
     assert search(bob, room.room_id, words) == search(room.alice, room.room_id, words)
     for event_id in incident.lost:
@@ -294,7 +294,7 @@ def whole(room: Room) -> None:
     assert isinstance(room.b, WorkerServer)
     for name in SERVING:
         seen = replace(room, bob=room.b.at(name, room.bob))
-        wait_for(lambda seen=seen: not differences(seen), 5, what=f"{name}: {differences(seen)}")  # type: ignore[misc]
+        wait_for(lambda seen=seen: not differences(seen), 20, what=f"{name}: {differences(seen)}")  # type: ignore[misc]
         assert health(seen.bob, room.room_id) == {}
 
 

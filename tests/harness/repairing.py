@@ -26,7 +26,7 @@ def progress(user: Client, repair_id: str) -> JsonDict:
     return answer
 
 
-def finished(user: Client, repair_id: str, timeout: float = 60.0) -> JsonDict:
+def finished(user: Client, repair_id: str, timeout: float = 120.0) -> JsonDict:
     """Waits until a repair is over, however it ended, and returns its last word."""
 
     def over() -> JsonDict | None:

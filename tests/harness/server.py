@@ -207,7 +207,7 @@ class Server:
         user = answer.json()
         return Client(self.url, user["user_id"], user["access_token"])
 
-    def wait_for_event(self, event_id: str, timeout: float = 30.0) -> None:
+    def wait_for_event(self, event_id: str, timeout: float = 90.0) -> None:
         """Waits until it has stored an event, accepted or rejected, but not as an outlier."""
         sql = "SELECT 1 FROM events WHERE event_id = ? AND NOT outlier"
         wait_for(

@@ -65,7 +65,7 @@ class Waiting:
     ) -> None:
         self._stopped.set()
 
-    def wait_for(self, event_ids: set[str], timeout: float = 15.0) -> None:
+    def wait_for(self, event_ids: set[str], timeout: float = 60.0) -> None:
         """Waits until it has been told of all these events."""
         wait_for(
             lambda: event_ids <= {*self.room.timeline},

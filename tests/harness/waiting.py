@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def wait_for(
-    predicate: Callable[[], T], timeout: float = 30.0, *, what: str = "", interval: float = 0.03
+    predicate: Callable[[], T], timeout: float = 90.0, *, what: str = "", interval: float = 0.03
 ) -> T:
     """Calls `predicate` until its answer is true.
 
