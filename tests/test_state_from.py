@@ -18,6 +18,7 @@ from tests.harness.brake import brake
 from tests.harness.client import Client, JsonDict, MatrixError, quoted
 from tests.harness.config import EXAMPLE
 from tests.harness.federation import Pair, Room, running
+from tests.harness.flavours import NEWEST, POSTGRES, Flavour
 from tests.harness.hostile import HostilePeer
 from tests.harness.incident import promote
 from tests.harness.repairing import dry_run, finished, health, repair, start
@@ -33,8 +34,8 @@ IMPATIENT = {
         "max_short_retries": 0,
     }
 }
+# The last is what PostgreSQL holds some others to.
 OWN_ROWS = (
-    "events",
     "event_json",
     "state_events",
     "event_auth",
@@ -42,6 +43,7 @@ OWN_ROWS = (
     "event_to_state_groups",
     "current_state_events",
     "event_auth_chains",
+    "events",
 )
 WRITTEN = (
     *OWN_ROWS,
@@ -104,7 +106,13 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    flavour: Flavour = request.param
+    database = None
+    if flavour.database == "postgres":
+        database = request.getfixturevalue("postgres").create_database()
     folder = tmp_path_factory.mktemp("state_from")
     liar, control = folder / "liar.json", folder / "brake.json"
     a = Server(
@@ -117,6 +125,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             {"module": "tests.harness.brake.Brake", "config": {"control": str(control)}},
             *yaml.safe_load(EXAMPLE.read_text())["modules"],
         ],
+        database=database,
         config=IMPATIENT,
     )
     c = Server(folder / "c", modules=[])
@@ -173,6 +182,11 @@ def _written(world: World) -> dict[str, str]:
     return {table: digests[table] for table in WRITTEN}
 
 
+newest = pytest.mark.parametrize("world", [NEWEST], indirect=True)
+both = pytest.mark.parametrize("world", [NEWEST, POSTGRES], indirect=True)
+
+
+@newest
 def test_without_it_the_root_fails(world: World) -> None:
     plan = world.judge.ok("POST", world.path, {})
     assert (plan["summary"]["accept"], plan["states"]) == (0, [])
@@ -181,6 +195,7 @@ def test_without_it_the_root_fails(world: World) -> None:
     assert root["check"] == "state_before" and "not in room" in root["error"]
 
 
+@newest
 def test_the_dry_run_shows_the_difference_and_writes_nothing(world: World) -> None:
     before = _written(world)
     plan = world.plan()
@@ -201,6 +216,7 @@ def test_the_dry_run_shows_the_difference_and_writes_nothing(world: World) -> No
     assert _written(world) == before
 
 
+@newest
 def test_servers_that_cannot_be_asked(world: World) -> None:
     for name in ("", "no server", "https://a", 7, None, ["a"], "a" * 300, "127.0.0.1:x", "%"):
         world.refused(400, "M_INVALID_PARAM", state_from=name)
@@ -218,6 +234,7 @@ def test_servers_that_cannot_be_asked(world: World) -> None:
         assert world.c.name in error and world.x in error
 
 
+@newest
 def test_servers_that_lie_or_fail(world: World) -> None:
     before = _written(world)
     honest = world.honest_answer()["pdu_ids"]
@@ -289,6 +306,7 @@ def test_servers_that_lie_or_fail(world: World) -> None:
     assert world.room.b.rejected(world.room.room_id) == {world.x, *world.cascade}
 
 
+@newest
 def test_another_answer_than_in_the_dry_run(world: World) -> None:
     plan = world.plan()["fingerprint"]
     honest = world.honest_answer()["pdu_ids"]
@@ -303,6 +321,7 @@ def test_another_answer_than_in_the_dry_run(world: World) -> None:
     assert world.room.b.rejected(world.room.room_id) == {world.x, *world.cascade}
 
 
+@both
 def test_killed_and_left_alone_by_the_server(world: World) -> None:
     b, admin, room_id = world.room.b, world.room.bob, world.room.room_id
     kept = "SELECT outlier FROM events WHERE event_id = ?"
@@ -337,6 +356,7 @@ def test_killed_and_left_alone_by_the_server(world: World) -> None:
     assert (found["accepted"], found["rejected"]) == (1 + len(world.cascade), 0)
 
 
+@both
 def test_undone_and_done_again(world: World) -> None:
     admin, room_id, b = world.room.bob, world.room.room_id, world.room.b
     done = admin.repair_api("GET", "/repairs")["repairs"][0]["repair_id"]
@@ -351,6 +371,7 @@ def test_undone_and_done_again(world: World) -> None:
     assert (found["accepted"], found["rejected"]) == (1 + len(world.cascade), 0)
 
 
+@both
 def test_the_room_is_whole_and_stays_so(world: World) -> None:
     room, room_id = world.room, world.room.room_id
     assert room.b.rejected(room_id) == set()
