@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attr
 
-from synapse_rejection_repair.domain.healing import Healed, not_held, too_many, why_not
+from synapse_rejection_repair.domain.healing import Healed, not_confirmed, too_many, why_not
 from synapse_rejection_repair.domain.listing import Page
 from synapse_rejection_repair.domain.plan import Deliver
 from synapse_rejection_repair.domain.repair import (
@@ -103,7 +103,7 @@ class Healer:
             reason = why_not(facts, root, plan, self.most)
             if reason is None and not asked:
                 asked = True
-                reason = not_held((await self.survey.of_event(root, self.survey.most))[1])
+                reason = not_confirmed((await self.survey.of_event(root, self.survey.most))[1])
             if reason is not None:
                 return reason
             request = RepairRequest(scope, Deliver.LIVE, plan.fingerprint, automatic=True)

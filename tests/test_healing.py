@@ -17,6 +17,7 @@ from tests.harness.client import Client
 from tests.harness.federation import Pair, Room, running
 from tests.harness.hostile import HostilePeer
 from tests.harness.incident import promote
+from tests.harness.losing import lose_state
 from tests.harness.server import Server
 from tests.harness.waiting import wait_for
 from tests.openapi import Contract, Judge
@@ -143,6 +144,15 @@ def test_what_others_do_not_hold_waits(world: World) -> None:
     room = world.room()
     root = world.begin(room, 3, world.c)
     assert "1 other servers hold it, and 1 do not" in world.waits(room, root)
+
+
+def test_another_state_before_it_elsewhere_waits(world: World) -> None:
+    # Nothing cites a topic: nobody was told that it is lost.
+    room = world.room()
+    topic = lose_state(room, "m.room.topic", {"topic": "Lost"})
+    root = world.begin(room, 3)
+    assert "2 of the 2 other servers that hold it have another" in world.waits(room, root)
+    assert topic in room.b.rejected(room.room_id)
 
 
 def test_a_cascade_that_is_too_big_waits(world: World) -> None:

@@ -62,13 +62,20 @@ def why_not(facts: RoomFacts, root: str, plan: Plan, most: int) -> str | None:
     return None
 
 
-def not_held(peers: PeerReport) -> str | None:
+def not_confirmed(peers: PeerReport) -> str | None:
     """Why a root has to wait for an admin, by what other servers say; `None` if it need not.
 
-    It need not where at least one holds it, and more do than say that they do not.
+    It need not where at least one holds it with the state before it that this server has, and
+    more do than say that they do not hold it, or have another state there. Where they differ,
+    more has gone wrong than that the root was rejected.
     """
     holds, lacks = peers.count(Held.HOLDS), peers.count(Held.DOES_NOT_HOLD)
-    return None if holds > lacks else f"{holds} other servers hold it, and {lacks} do not"
+    if holds <= lacks:
+        return f"{holds} other servers hold it, and {lacks} do not"
+    disagree = len(peers.disagree)
+    if holds - disagree <= lacks + disagree:
+        return f"{disagree} of the {holds} other servers that hold it have another state before it"
+    return None
 
 
 def too_many(count: int, most: int) -> str:

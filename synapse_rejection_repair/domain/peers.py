@@ -65,11 +65,13 @@ class PeerReport:
         answers: each server's answer.
         differences: where the state before the event is another one there.
         unknown: how many events of those states this server does not have.
+        disagree: the servers that hold the event, and have another state before it.
     """
 
     answers: tuple[PeerAnswer, ...]
     differences: tuple[StateDifference, ...]
     unknown: int
+    disagree: frozenset[str]
 
     def count(self, answer: Held) -> int:
         """How many servers gave that answer."""
@@ -88,9 +90,9 @@ def report(
     """
     found: dict[tuple[StateKey, str | None, str | None], list[str]] = {}
     unknown: set[str] = set()
-    for answer in answers:
-        if answer.answer is not Held.HOLDS:
-            continue
+    mine = {*ours.values()}
+    holders = [answer for answer in answers if answer.answer is Held.HOLDS]
+    for answer in holders:
         unknown |= answer.state_ids - keys.keys()
         theirs = {keys[i]: i for i in answer.state_ids if i in keys}
         for key in sorted({*ours, *theirs}):
@@ -100,7 +102,8 @@ def report(
         StateDifference(key[0], key[1], here, there, tuple(servers))
         for (key, here, there), servers in found.items()
     ]
-    return PeerReport(tuple(answers), tuple(differences), len(unknown))
+    disagree = frozenset(answer.server for answer in holders if answer.state_ids != mine)
+    return PeerReport(tuple(answers), tuple(differences), len(unknown), disagree)
 
 
 def choose(

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 import attr
 import pytest
 
-from synapse_rejection_repair.domain.healing import not_held, why_not
+from synapse_rejection_repair.domain.healing import not_confirmed, why_not
 from synapse_rejection_repair.domain.peers import Held, PeerAnswer, PeerReport
 from synapse_rejection_repair.domain.scope import Scope
 from tests.domain.test_planner import erring
@@ -17,14 +17,16 @@ INCIDENT = "X*[power_levels] <- P cites P; A <- X cites X; B[name] <- A cites X"
 HOLDS, LACKS, SILENT = Held.HOLDS, Held.DOES_NOT_HOLD, Held.NO_ANSWER
 
 
-def asked(*answers: Held) -> PeerReport:
-    return PeerReport(tuple(PeerAnswer(f"s{n}", a) for n, a in enumerate(answers)), (), 0)
+def asked(*answers: Held, disagree: int = 0) -> PeerReport:
+    """What servers answer; the first of them have another state before the event."""
+    told = tuple(PeerAnswer(f"s{n}", a) for n, a in enumerate(answers))
+    return PeerReport(told, (), 0, frozenset(f"s{n}" for n in range(disagree)))
 
 
 def reason(world: World, peers: PeerReport, most: int = 3, root: str = "X") -> str | None:
     facts = run(world.facts())
     plan = world.plan(Scope(event_ids=frozenset({root})))
-    return why_not(facts, root, plan, most) or not_held(peers)
+    return why_not(facts, root, plan, most) or not_confirmed(peers)
 
 
 def test_a_root_and_its_cascade() -> None:
@@ -49,6 +51,22 @@ def test_a_root_and_its_cascade() -> None:
 def test_what_peers_hold(answers: tuple[Held, ...], waits: bool) -> None:
     found = reason(erring(INCIDENT), asked(*answers))
     assert (found is not None and "other servers" in found) is waits
+
+
+@pytest.mark.parametrize(
+    ("disagree", "answers", "waits"),
+    [
+        (1, (HOLDS, HOLDS, HOLDS), False),
+        (1, (HOLDS, HOLDS, HOLDS, SILENT), False),
+        (1, (HOLDS, HOLDS, HOLDS, LACKS), True),
+        (1, (HOLDS, HOLDS), True),
+        (2, (HOLDS, HOLDS, HOLDS), True),
+        (1, (HOLDS, SILENT), True),
+    ],
+)
+def test_another_state_at_peers(disagree: int, answers: tuple[Held, ...], waits: bool) -> None:
+    found = reason(erring(INCIDENT), asked(*answers, disagree=disagree))
+    assert (found is not None and "another state before it" in found) is waits
 
 
 @pytest.mark.parametrize(

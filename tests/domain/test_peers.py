@@ -33,6 +33,7 @@ def test_where_the_states_differ() -> None:
     found = report(answers, ours, keys)
     assert [found.count(h) for h in Held] == [3, 1, 1]
     assert found.unknown == 1
+    assert found.disagree == {"other", "too"}
     assert sorted(found.differences, key=repr) == sorted(
         [
             StateDifference("levels", "", "$x", "$y", ("other", "too")),
@@ -46,3 +47,10 @@ def test_missing_entries_are_seen() -> None:
     answers = [PeerAnswer("a", Held.HOLDS, state_ids=frozenset({"$t"}))]
     found = report(answers, {LEVELS: "$x", TOPIC: "$t"}, {"$x": LEVELS, "$t": TOPIC})
     assert found.differences == (StateDifference("levels", "", "$x", None, ("a",)),)
+
+
+def test_what_is_not_known_here_differs() -> None:
+    answers = [PeerAnswer("a", Held.HOLDS, state_ids=frozenset({"$x", "$unknown"}))]
+    found = report(answers, {LEVELS: "$x"}, {"$x": LEVELS})
+    assert found.differences == ()
+    assert (found.unknown, found.disagree) == (1, frozenset({"a"}))
