@@ -65,5 +65,6 @@ bench: $(VENV)/.stamp
 	$(VENV)/bin/python -m bench.repair
 	$(VENV)/bin/python -m bench.repair --database postgres
 	$(VENV)/bin/python -m bench.diagnosis
+	$(VENV)/bin/python -m bench.soft_failures
 	$(VENV)/bin/python -m bench.watch
 	$(VENV)/bin/python -m bench.large --events 1000000 --rooms 200 --room-events 100000 --rejections 10000

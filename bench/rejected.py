@@ -1,4 +1,4 @@
-"""Rejected events as Synapse stores them, written straight into a database."""
+"""Rejected and soft-failed events as Synapse stores them, written straight into a database."""
 
 from __future__ import annotations
 
@@ -22,13 +22,47 @@ def store_rejected(room: Room, events: list[tuple[JsonDict, str]]) -> None:
         room: The room; B is stopped.
         events: The events with their ids, each following the one before.
     """
+    _store(
+        room,
+        events,
+        {"rejections (event_id, reason, last_check)": [(i, "auth_error", "0") for _, i in events]},
+        rejected="auth_error",
+        metadata="{}",
+    )
+
+
+def store_soft_failed(room: Room, events: list[tuple[JsonDict, str]]) -> None:
+    """Writes messages into B's database as Synapse writes those that it soft-fails.
+
+    Args:
+        room: The room; B is stopped.
+        events: The events with their ids, each following the one before.
+    """
+    edges = [(i, prev, False) for e, i in events for prev in e["prev_events"]]
+    _store(
+        room,
+        events,
+        {"event_edges (event_id, prev_event_id, is_state)": edges},
+        rejected=None,
+        metadata='{"soft_failed":true}',
+    )
+
+
+def _store(
+    room: Room,
+    events: list[tuple[JsonDict, str]],
+    more: Inserts,
+    *,
+    rejected: str | None,
+    metadata: str,
+) -> None:
     database = room.b.database
     position = database.value("SELECT MAX(stream_ordering) FROM events")
     root = events[0][0]["prev_events"][0]
     group = database.value("SELECT state_group FROM event_to_state_groups WHERE event_id = ?", root)
     inserts: Inserts = {
         "event_json (event_id, room_id, internal_metadata, json, format_version)": [
-            (i, room.room_id, "{}", encode_canonical_json(e).decode(), 3) for e, i in events
+            (i, room.room_id, metadata, encode_canonical_json(e).decode(), 3) for e, i in events
         ],
         "events (event_id, room_id, type, state_key, sender, depth, topological_ordering,"
         " stream_ordering, origin_server_ts, received_ts, processed, outlier, instance_name,"
@@ -47,11 +81,10 @@ def store_rejected(room: Room, events: list[tuple[JsonDict, str]]) -> None:
                 True,
                 False,
                 "master",
-                "auth_error",
+                rejected,
             )
             for number, (e, i) in enumerate(events)
         ],
-        "rejections (event_id, reason, last_check)": [(i, "auth_error", "0") for _, i in events],
         "event_to_state_groups (event_id, state_group)": [(i, group) for _, i in events],
         "state_events (event_id, room_id, type, state_key)": [
             (i, room.room_id, e["type"], e["state_key"]) for e, i in events if "state_key" in e
@@ -60,8 +93,8 @@ def store_rejected(room: Room, events: list[tuple[JsonDict, str]]) -> None:
             (i, auth_id, room.room_id) for e, i in events for auth_id in e["auth_events"]
         ],
     }
-    inserts |= chains(database, events)
-    for into, rows in inserts.items():
+    inserts |= {**more, **chains(database, events)}
+    for into, rows in ((into, rows) for into, rows in inserts.items() if rows):
         marks = ",".join("?" for _ in rows[0])
         database.execute_many(f"INSERT INTO {into} VALUES ({marks})", rows)
     if isinstance(database, PostgresDatabase):

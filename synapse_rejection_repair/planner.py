@@ -476,7 +476,6 @@ class _Walk:
         """The forward extremities that the room has then; decides on the soft-failed events."""
         if self._held_back:
             waiting = [(self._nodes[i], before) for i, (before, _) in self._held_back.items()]
-            without = await self._clock.in_thread(self._received_beside, self._held_back)
             judge = SoftFailureJudge(
                 self._facts,
                 self._reader,
@@ -486,14 +485,10 @@ class _Walk:
                 self._lookup,
                 self._ends,
             )
-            self._let_through = await judge.judge(waiting, without)
+            self._let_through = await judge.judge(waiting, self._steps.nodes(_may_be_extremity))
             self._steps = await self._clock.in_thread(self._steps.decided, self._decisions())
             self._held_back = {}
         return await self._ends(self._steps.nodes(_may_be_extremity))
-
-    def _received_beside(self, others: Collection[str]) -> list[Node]:
-        received = self._steps.nodes(_may_be_extremity)
-        return [node for node in received if node.event_id not in others]
 
     def _decisions(self) -> dict[str, tuple[Action, Verdict] | None]:
         """What is done with the soft-failed events that are not let through."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_
 from bisect import bisect_right
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import attr
@@ -23,7 +23,7 @@ from synapse_rejection_repair.domain.plan import Action
 from synapse_rejection_repair.domain.tips import FOREVER, Spell
 from synapse_rejection_repair.ports import Clock
 
-_SCAN = 5000
+SCAN = 5000
 """How many of a room's events one query looks at."""
 
 _JOURNAL_PAGE = 500
@@ -31,13 +31,13 @@ _JOURNAL_PAGE = 500
 _SPAM = "It was soft-failed as spam, by a module or a policy server"
 _JUDGED = "A repair has let it in so, by what this server knew when it arrived"
 
-_WINDOW = """
+WINDOW = """
     SELECT event_id, stream_ordering FROM events
     WHERE room_id = ? AND stream_ordering > ? ORDER BY stream_ordering LIMIT ?"""
 
-_MARKED = f"""
+MARKED = f"""
     SELECT ej.event_id, ej.internal_metadata, ej.json
-    FROM ({_WINDOW}) AS w
+    FROM ({WINDOW}) AS w
     INNER JOIN event_json AS ej ON ej.event_id = w.event_id
     INNER JOIN events AS e ON e.event_id = w.event_id
     LEFT JOIN rejections AS r ON r.event_id = w.event_id
@@ -45,7 +45,7 @@ _MARKED = f"""
 
 _EDGES = f"""
     SELECT e.event_id, e.stream_ordering, ee.prev_event_id
-    FROM ({_WINDOW}) AS w
+    FROM ({WINDOW}) AS w
     INNER JOIN events AS e ON e.event_id = w.event_id
     INNER JOIN event_edges AS ee ON ee.event_id = e.event_id
     LEFT JOIN rejections AS r ON r.event_id = e.event_id
@@ -85,7 +85,7 @@ class SoftFailureReader:
         found: dict[str, str | None] = {}
         position: int | None = -(2**63) if since is None else since - 1
         while position is not None:
-            window = (room_id, position, _SCAN)
+            window = (room_id, position, SCAN)
             found.update(await self.database.run("soft_failed", _marked, window, version))
             position = await self._next(window)
             await self.clock.breathe()
@@ -95,14 +95,13 @@ class SoftFailureReader:
         arrived, judged = await self._journal(room_id)
         withheld = {i: why for i, why in found.items() if why is not None}
         withheld.update((i, _JUDGED) for i in found.keys() & judged)
-        return SoftFailed(
-            {i: attr.evolve(n, soft_failed=True) for i, n in nodes.items()}, withheld, arrived
-        )
+        marked = await self.clock.in_thread(_as_soft_failed, nodes)
+        return SoftFailed(marked, withheld, arrived)
 
     async def _next(self, window: tuple[str, int, int]) -> int | None:
         ((count, last),) = await self.database.rows(
             "soft_failed_next",
-            f"SELECT COUNT(*), MAX(stream_ordering) FROM ({_WINDOW}) AS w",
+            f"SELECT COUNT(*), MAX(stream_ordering) FROM ({WINDOW}) AS w",
             window,
         )
         return int(last) if count == window[2] else None
@@ -148,7 +147,7 @@ class SoftFailureReader:
         candidates = set(also)
         position: int | None = positions[0] - 1
         while position is not None:
-            window = (room_id, position, _SCAN)
+            window = (room_id, position, SCAN)
             edges = [
                 (arrived.get(child, stored), prev)
                 for child, stored, prev in await self.database.rows("edges", _EDGES, window)
@@ -163,8 +162,7 @@ class SoftFailureReader:
             position = await self._next(window)
             await self.clock.breathe()
         here = await self._arrivals(candidates, arrived)
-        until: dict[str, int] = {}
-        for prev, child, stored in await self.database.rows_of(
+        children = await self.database.rows_of(
             "first_children",
             "SELECT ee.prev_event_id, e.event_id, e.stream_ordering FROM event_edges AS ee"
             " INNER JOIN events AS e ON e.event_id = ee.event_id"
@@ -172,10 +170,8 @@ class SoftFailureReader:
             " WHERE NOT e.outlier AND r.event_id IS NULL AND",
             here,
             "ee.prev_event_id",
-        ):
-            if child not in soft_failed:
-                until[prev] = min(until.get(prev, FOREVER), arrived.get(child, stored))
-        return {i: Spell(since, until.get(i, FOREVER)) for i, since in here.items()}
+        )
+        return await self.clock.in_thread(_spells, here, children, arrived, soft_failed)
 
     async def _arrivals(
         self, event_ids: Collection[str], arrived: Mapping[str, int]
@@ -187,8 +183,29 @@ class SoftFailureReader:
             event_ids,
             "event_id",
         )
-        found = {event_id: arrived.get(event_id, stored) for event_id, stored in rows}
-        return {event_id: position for event_id, position in found.items() if position > 0}
+        return await self.clock.in_thread(_in_time, rows, arrived)
+
+
+def _in_time(rows: Iterable[tuple[str, int]], arrived: Mapping[str, int]) -> dict[str, int]:
+    found = ((event_id, arrived.get(event_id, stored)) for event_id, stored in rows)
+    return {event_id: position for event_id, position in found if position > 0}
+
+
+def _spells(
+    here: Mapping[str, int],
+    children: Iterable[tuple[str, str, int]],
+    arrived: Mapping[str, int],
+    soft_failed: Collection[str],
+) -> dict[str, Spell]:
+    until: dict[str, int] = {}
+    for prev, child, stored in children:
+        if child not in soft_failed:
+            until[prev] = min(until.get(prev, FOREVER), arrived.get(child, stored))
+    return {i: Spell(since, until.get(i, FOREVER)) for i, since in here.items()}
+
+
+def _as_soft_failed(nodes: Mapping[str, Node]) -> dict[str, Node]:
+    return {i: attr.evolve(node, soft_failed=True) for i, node in nodes.items()}
 
 
 def _any_between(positions: Sequence[int], after: int, until: int) -> bool:
@@ -199,7 +216,7 @@ def _marked(
     txn: LoggingTransaction, window: tuple[str, int, int], version: RoomVersion
 ) -> list[tuple[str, str | None]]:
     """The soft-failed events of a window, each with the reason to judge it no more, if any."""
-    txn.execute(_MARKED, (*window, "%soft_failed%"))
+    txn.execute(MARKED, (*window, "%soft_failed%"))
     found = []
     for event_id, metadata, json in txn:
         marks = db_to_json(metadata)

@@ -8,6 +8,10 @@ from collections.abc import Collection, Iterable, Mapping
 import attr
 
 from synapse_rejection_repair.domain.model import Node
+from synapse_rejection_repair.domain.sorting import sorted_in_pieces
+
+_STEPS = 500
+"""How many events one step towards a position passes at most."""
 
 FOREVER = 2**63
 """A position in the stream that nothing reaches."""
@@ -34,14 +38,14 @@ def with_received(
     Args:
         stored: the spells by what is stored, for all that something accepted follows.
         standing: those of them that were accepted then.
-        received: the events, with the stream orderings that they had then.
+        received: the events, with the stream orderings that they had then. They are gone
+            through twice.
     """
     spells = {event_id: stored[event_id] for event_id in standing}
-    nodes = list(received)
-    for node in nodes:
+    for node in received:
         until = stored[node.event_id].until if node.event_id in stored else FOREVER
         spells[node.event_id] = Spell(node.stream_ordering, until)
-    for node in nodes:
+    for node in received:
         since = spells[node.event_id].since
         for prev in node.prev_event_ids:
             if prev in spells and since < spells[prev].until:
@@ -58,16 +62,24 @@ class Tips:
 
     def __init__(self, spells: Mapping[str, Spell]) -> None:
         self._spells = dict(spells)
-        self._coming = [(spell.since, event_id) for event_id, spell in spells.items()]
-        heapq.heapify(self._coming)
+        # What is sorted is a heap.
+        self._coming = sorted_in_pieces((spell.since, i) for i, spell in spells.items())
         self._now: set[str] = set()
 
     def at(self, position: int) -> frozenset[str]:
         """What an event that arrives at a position finds; to be asked from the past onwards."""
-        while self._coming and self._coming[0][0] < position:
+        while not self.reach(position):
+            pass
+        return frozenset(self._now)
+
+    def reach(self, position: int) -> bool:
+        """Goes on towards a position, no further than takes no time; whether it is reached."""
+        for _ in range(_STEPS):
+            if not self._coming or self._coming[0][0] >= position:
+                break
             self._now.add(heapq.heappop(self._coming)[1])
         self._now = {i for i in self._now if self._spells[i].until >= position}
-        return frozenset(self._now)
+        return not self._coming or self._coming[0][0] >= position
 
     def accept(self, node: Node, until: int = FOREVER) -> None:
         """Takes an event as accepted when it arrived, and as followed at a later position."""
