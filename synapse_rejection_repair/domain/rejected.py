@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping
-from operator import itemgetter
 
 import attr
 
@@ -43,6 +42,7 @@ class RejectedTable:
         self._rooms, self._types = array("i"), array("i")
         self._senders, self._reasons = array("i"), array("i")
         self._times, self._depths = array("q"), array("q")
+        self._sorted: array[int] | None = None
         self._orders: dict[tuple[str, str], array[int]] = {}
 
     @property
@@ -101,21 +101,33 @@ class RejectedTable:
     def _order(self, room_id: str, order_by: str) -> array[int]:
         order = self._orders.get((room_id, order_by))
         if order is None:
-            room, value = self._words.get(room_id, -1), self._sorted_by(order_by)
-            rows = (row for row, found in enumerate(self._rooms) if found == room)
-            keys = sorted_in_pieces((value(row), self._ids[row], row) for row in rows)
-            order = self._orders[room_id, order_by] = array("i", map(itemgetter(2), keys))
+            by_id = self._by_id(room_id)
+            key = self._number(order_by)
+            order = array("i", sorted_in_pieces(by_id, key=key)) if key else by_id
+            self._orders[room_id, order_by] = order
         return order
 
-    def _sorted_by(self, order_by: str) -> Callable[[int], int | str]:
+    def _by_id(self, room_id: str) -> array[int]:
+        """A room's rows in the order of their ids: any other order is begun with this one."""
+        if self._sorted is None:
+            ids = self._ids
+            self._sorted = array("i", sorted_in_pieces(range(len(ids)), key=ids.__getitem__))
+        room, rooms = self._words.get(room_id, -1), self._rooms
+        return array("i", (row for row in self._sorted if rooms[row] == room))
+
+    def _number(self, order_by: str) -> Callable[[int], int] | None:
+        """What rows are sorted by: numbers are compared sooner than texts."""
         numbers = {"origin_server_ts": self._times, "depth": self._depths}
         words = {"type": self._types, "sender": self._senders, "reason": self._reasons}
         if order_by in numbers:
             return numbers[order_by].__getitem__
-        if order_by in words:
-            texts, column = self._texts, words[order_by]
-            return lambda row: texts[column[row]]
-        return self._ids.__getitem__
+        if order_by not in words:
+            return None
+        column = words[order_by]
+        places = {
+            word: i for i, word in enumerate(sorted(set(column), key=self._texts.__getitem__))
+        }
+        return lambda row: places[column[row]]
 
     def _chosen(self, rows: array[int], wanted: RejectionFilter) -> array[int]:
         for column, text in (

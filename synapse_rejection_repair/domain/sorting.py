@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from heapq import merge
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsRichComparison
 
 T = TypeVar("T")
 _PIECE = 2000
@@ -14,8 +17,14 @@ _LONG = 16_000
 """Of how many items pieces consist at most that are joined at a time."""
 
 
-def sorted_in_pieces(items: Iterable[T]) -> list[T]:
-    """The items in their order.
+def sorted_in_pieces(
+    items: Iterable[T], *, key: Callable[[T], SupportsRichComparison] | None = None
+) -> list[T]:
+    """The items in their order; those that are equal stay in the order in which they came.
+
+    Args:
+        items: what is to be sorted.
+        key: gives what an item is sorted by; `None` for itself.
 
     Python's own sort lets no other thread run until it is done. It is quick where its input
     consists of two sorted halves: so pieces are sorted, then joined in pairs as long as they
@@ -24,13 +33,13 @@ def sorted_in_pieces(items: Iterable[T]) -> list[T]:
     found = iter(items)
     runs: list[list[Any]] = []
     while run := list(islice(found, _PIECE)):
-        run.sort()
+        run.sort(key=key)
         runs.append(run)
     while len(runs) > 1 and len(runs[0]) < _LONG:
         joined = []
         for place in range(0, len(runs), 2):
             run = [*runs[place], *(runs[place + 1] if place + 1 < len(runs) else ())]
-            run.sort()
+            run.sort(key=key)
             joined.append(run)
         runs = joined
-    return runs[0] if len(runs) == 1 else list(merge(*runs))
+    return runs[0] if len(runs) == 1 else list(merge(*runs, key=key))
