@@ -34,6 +34,7 @@ def _folder(output: str) -> Path:
     return Path(found[0])
 
 
+@pytest.mark.slow
 def test_once() -> None:
     ran = subprocess.run(
         COMMAND,

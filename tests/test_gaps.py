@@ -21,7 +21,7 @@ from tests.harness.waiting import wait_for
 
 _BOTH = pytest.mark.parametrize(
     "pair",
-    [Flavour().param(), Flavour(b="oldest", database="postgres").param()],
+    [Flavour().param(), Flavour(b="oldest", database="postgres").param(pytest.mark.slow)],
     indirect=True,
     scope="module",
 )

@@ -30,7 +30,7 @@ from tests.oldworld import (
 )
 from tests.test_import import compare, database, read_back
 
-DATABASES = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
+DATABASES = ["sqlite", pytest.param("postgres", marks=[pytest.mark.postgres, pytest.mark.slow])]
 
 
 def loads_brake(control: Path, a: Server) -> list[Module]:
@@ -80,6 +80,7 @@ def noted(server: Server, import_id: str) -> int:
     return int(json.loads(server.database.value(sql, import_id))["imported"])
 
 
+@pytest.mark.slow
 def test_a_file_that_is_cut_or_gone_in_mid_import(tmp_path: Path) -> None:
     # What was read ahead when the file is cut is imported.
     with old_world(tmp_path, "11", messages=160) as world:
@@ -99,6 +100,7 @@ def test_a_file_that_is_cut_or_gone_in_mid_import(tmp_path: Path) -> None:
         brought_to_an_end(world, theirs, before)
 
 
+@pytest.mark.slow
 @pytest.mark.postgres
 def test_a_database_server_that_dies_in_mid_import(tmp_path: Path) -> None:
     cluster = Postgres()

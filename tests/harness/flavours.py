@@ -22,9 +22,9 @@ class Flavour:
     repair: bool = True
     """Whether B loads the module that this project is about. A never does."""
 
-    def param(self) -> object:
-        """Returns it as a parameter for pytest, with its name and its marks."""
-        marks = []
+    def param(self, *more: pytest.MarkDecorator) -> object:
+        """Returns it as a parameter for pytest, with its name, its marks, and `more`."""
+        marks = [*more]
         if "oldest" in (self.a, self.b):
             marks.append(pytest.mark.oldest)
         if self.database == "postgres":
@@ -38,5 +38,7 @@ POSTGRES = Flavour(database="postgres").param()
 
 ALL = (NEWEST, OLDEST, POSTGRES)
 
-BOTH_DATABASES = pytest.mark.parametrize("braked", [NEWEST, POSTGRES], indirect=True)
-"""For tests that ask for the `braked` pair."""
+BOTH_DATABASES = pytest.mark.parametrize(
+    "braked", [NEWEST, Flavour(database="postgres").param(pytest.mark.slow)], indirect=True
+)
+"""For tests that ask for the `braked` pair, and take their time."""
