@@ -23,7 +23,7 @@ $(VENV)/.stamp: setup.cfg
 $(VENV_OLDEST)/.stamp: setup.cfg $(VENV)/.stamp
 	$(PYTHON) -m venv $(VENV_OLDEST)
 	$(VENV_OLDEST)/bin/python -m pip install --quiet --upgrade pip setuptools
-	$(VENV_OLDEST)/bin/python -m pip install --quiet matrix-synapse==$(OLDEST_SYNAPSE) psycopg2-binary --editable .
+	$(VENV_OLDEST)/bin/python -m pip install --quiet 'matrix-synapse[redis]==$(OLDEST_SYNAPSE)' psycopg2-binary --editable .
 	touch $@
 
 lint: $(VENV)/.stamp

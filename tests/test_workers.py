@@ -10,6 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from tests.harness.client import Client, JsonDict, MatrixError, quoted
 from tests.harness.compare import differences, search
 from tests.harness.federation import Pair, Room, running
 from tests.harness.incident import Incident, make_incident, promote
+from tests.harness.installs import NEWEST, OLDEST, Install
 from tests.harness.log import ALERTS
 from tests.harness.postgres import Postgres
 from tests.harness.redis import Redis
@@ -69,12 +71,20 @@ class Deployment:
 def deployment(
     postgres: Postgres, redis: Redis, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Deployment]:
-    folder = tmp_path_factory.mktemp("workers")
+    with deployed(tmp_path_factory.mktemp("workers"), postgres, redis, NEWEST) as deployment:
+        yield deployment
+
+
+@contextmanager
+def deployed(
+    folder: Path, postgres: Postgres, redis: Redis, install: Install
+) -> Iterator[Deployment]:
     control = folder / "brake.json"
     a = Server(folder / "a", modules=[])
     b = WorkerServer(
         folder / "b",
         redis=redis,
+        install=install,
         database=postgres.create_database(),
         modules=[
             {"module": MODULE, "config": {}},
@@ -125,11 +135,30 @@ class Story:
 
 @pytest.fixture(
     scope="module",
-    params=[(PERSISTERS[0], "11", BACKGROUND), (PERSISTERS[1], "12", CLIENTS)],
-    ids=PERSISTERS,
+    params=[
+        pytest.param((NEWEST, PERSISTERS[0], "11", BACKGROUND), id="persister1"),
+        pytest.param((NEWEST, PERSISTERS[1], "12", CLIENTS), id="persister2"),
+        pytest.param(
+            (OLDEST, PERSISTERS[0], "10", BACKGROUND), id="oldest", marks=pytest.mark.oldest
+        ),
+    ],
 )
-def story(deployment: Deployment, request: pytest.FixtureRequest) -> Story:
-    writer, version, asked = request.param
+def story(
+    request: pytest.FixtureRequest,
+    postgres: Postgres,
+    redis: Redis,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Story]:
+    install, writer, version, asked = request.param
+    if install is NEWEST:
+        yield tell(request.getfixturevalue("deployment"), writer, version, asked)
+        return
+    with deployed(tmp_path_factory.mktemp("oldest"), postgres, redis, install) as deployment:
+        yield tell(deployment, writer, version, asked)
+
+
+def tell(deployment: Deployment, writer: str, version: str, asked: str) -> Story:
+    """Lets an incident happen in a room that `writer` writes, and `asked` be asked to repair it."""
     room, b = deployment.room_on(writer, version), deployment.b
     r, bob = room.room_id, room.bob
     dave = b.register(f"dave-{writer}")
@@ -273,6 +302,10 @@ def test_each_process_knows_who_may_do_what(story: Story, name: str) -> None:
 def test_a_client_at_a_worker_was_told(story: Story) -> None:
     assert {*story.incident.lost} <= story.told
     assert story.state_told["m.room.power_levels", ""] == story.incident.x
+
+
+def test_no_process_logged_an_error(story: Story) -> None:
+    assert story._b.errors_in_log() == []
 
 
 def test_cancelled_through_another_process(deployment: Deployment) -> None:
