@@ -54,14 +54,13 @@ def waits(server: Server, job_id: str, trouble: str) -> None:
 
 @contextmanager
 def in_mid_repair(braked: Braked) -> Iterator[tuple[Room, Damage, str]]:
-    """Begins a repair, gives it when it has got going, and sees it through afterwards."""
+    """Begins a repair, gives it when half of it is held, and then sees it through."""
     room = braked.pair.room("10")
     damage = make_damage(room, LENGTH)
-    braked.slow(1.0)
+    braked.hold(2)
     repair_id = start(room.bob, room.room_id)
-    wait_for(lambda: progress(room.bob, repair_id)["done"], what="the repair to get going")
+    damage.wait_until_half_done()
     yield room, damage, repair_id
-    braked.release()
     job = finished(room.bob, repair_id)
     assert (job["status"], job["error"], job["rejected"]) == ("complete", None, 0)
     assert job["accepted"] == len(damage.lost)
@@ -84,6 +83,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
             in_mid_repair(braked) as (room, damage, repair_id),
         ):
             disk.fill()
+            braked.release()
             waits(room.b, repair_id, FULL)
             undecided(room, damage)
             assert progress(room.bob, repair_id)["status"] == "active"
@@ -101,6 +101,7 @@ def test_a_full_disk_of_postgres(tmp_path: Path) -> None:
                 in_mid_repair(braked) as (room, damage, repair_id),
             ):
                 disk.fill()
+                braked.release()
                 waits(room.b, repair_id, FULL)
                 undecided(room, damage)
                 disk.empty()
@@ -114,7 +115,7 @@ def test_an_import_onto_a_full_disk(tmp_path: Path) -> None:
         database = SqliteDatabase(disk.folder / "homeserver.db")
         with old_world(tmp_path, "11", b_database=database) as world:
             theirs, before = accepted(world.a, world.room_id), accepted(world.b, world.room_id)
-            import_id = world.import_room(wait=False, events_per_second=20)["import_id"]
+            import_id = world.import_room(wait=False, events_per_second=10)["import_id"]
             wait_for(
                 lambda: world.bob.repair_api("GET", job_path(import_id))["imported"],
                 what="the import to get going",
@@ -139,6 +140,7 @@ def test_a_locked_file(tmp_path: Path) -> None:
     ):
         connection = sqlite3.connect(database.path, timeout=30, isolation_level=None)
         connection.execute("BEGIN IMMEDIATE")
+        braked.release()
         waits(room.b, repair_id, LOCKED)
         undecided(room, damage)
         assert progress(room.bob, repair_id)["status"] == "active"

@@ -312,9 +312,9 @@ def test_killed_between_what_is_restated(braked: Braked, set_back: bool) -> None
 
 def test_a_repair_goes_on_after_sigterm(rewound: Rewound) -> None:
     damage, room = rewound.damage, rewound.damage.room
-    rewound.braked.slow(0.3)
+    rewound.braked.hold(2)
     job_id = start(room.bob, room.room_id)
-    wait_for(lambda: progress(room.bob, job_id)["done"] > 0, what="the repair to get going")
+    damage.wait_until_half_done()
     room.b.stop()
     rewound.braked.release()
     assert room.b.rejected(room.room_id), "the repair was over already"
@@ -331,12 +331,12 @@ def test_a_repair_goes_on_after_sigterm(rewound: Rewound) -> None:
 def test_a_cancelled_repair_leaves_the_room_consistent(rewound: Rewound, deliver: str) -> None:
     damage, room = rewound.damage, rewound.damage.room
     r, bob = room.room_id, room.bob
-    rewound.braked.slow(0.6)
+    rewound.braked.hold(2)
     job_id = start(bob, r, deliver=deliver)
-    wait_for(lambda: progress(bob, job_id)["done"] > 0, what="the repair to get going")
+    damage.wait_until_half_done()
     bob.repair_api("POST", f"/repairs/{job_id}/cancel", {})
-    job = finished(bob, job_id)
     rewound.braked.release()
+    job = finished(bob, job_id)
     assert (job["status"], job["error"]) == ("cancelled", None)
     left = room.b.rejected(r)
     assert 0 < len(left) < len(damage.lost)
@@ -496,9 +496,9 @@ def test_the_database_is_killed(tmp_path: Path) -> None:
             room = braked.pair.room("10")
             r, bob = room.room_id, room.bob
             damage = make_damage(room, SMALL)
-            braked.slow(0.3)
+            brake(braked.control, {"transaction": PERSIST, "seconds": 1})
             job_id = start(bob, r)
-            wait_for(lambda: progress(bob, job_id)["done"] > 0, what="the repair to get going")
+            damage.wait_until_half_done()
             cluster.kill()
             time.sleep(1)
             cluster.start()

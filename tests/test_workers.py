@@ -312,7 +312,7 @@ def test_cancelled_through_another_process(deployment: Deployment) -> None:
     b = deployment.b
     room = deployment.room_on(PERSISTERS[1], "11")
     lost = make_incident(room).lost
-    brake(deployment.control, {"transaction": "persist_events", "seconds": 1})
+    brake(deployment.control, {"transaction": "persist_events", "hold": 1})
     job_id = start(b.at(MAIN, room.bob), room.room_id)
     wait_for(lambda: progress(room.bob, job_id)["status"] == "active", what="the job to begin")
     b.at(CLIENTS, room.bob).repair_api("POST", f"/repairs/{job_id}/cancel", {})

@@ -5,12 +5,14 @@ rules are in a JSON file, read again when it changes:
 
     [{"transaction": "persist_events", "nth": 2, "kill": "before"}]
     [{"transaction": "persist_events", "seconds": 0.3}]
+    [{"transaction": "persist_events", "hold": 2}]
 
 `kill` ends the process, as `kill -9` does, just before the commit of the nth such transaction
 since the file was read, or just after it, or `amid` it: before its second statement, for SQLite
 commits what changes the schema at once. The file is gone by then: a new start is left alone.
 With `"since": {"transaction": "…", "nth": 7}`, only those count that come after the 7th such one.
-`seconds` is how long every such transaction waits before it begins, with nothing held.
+`seconds` is how long every such transaction waits before it begins, with nothing held; `hold`
+lets the nth and all that follow wait for as long as there is a rule with the word.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,10 @@ class Brake:
             for rule in self._rules_for(desc):
                 if "seconds" in rule:
                     await api.sleep(rule["seconds"])
+                if "hold" in rule:
+                    self._counts["hold " + desc] += 1
+                    while self._holds(desc):
+                        await api.sleep(0.02)
             return await run(desc, *args, **kwargs)
 
         def braked(
@@ -71,6 +78,10 @@ class Brake:
             self._seen = seen
             self._counts.clear()
         return [rule for rule in self._rules if rule["transaction"] == desc]
+
+    def _holds(self, desc: str) -> bool:
+        rules = self._rules_for(desc)
+        return any(rule.get("hold", inf) <= self._counts["hold " + desc] for rule in rules)
 
     def _kill_now(self, desc: str) -> str | None:
         for rule in self._rules_for(desc):

@@ -11,6 +11,7 @@ from tests.harness.federation import Room
 from tests.harness.hostile import HostilePeer
 from tests.harness.incident import promote
 from tests.harness.repairing import dry_run, health
+from tests.harness.waiting import wait_for
 
 _AT_A_TIME = 50
 
@@ -33,6 +34,11 @@ class Damage:
     def lost(self) -> set[str]:
         """All that B rejected."""
         return {self.topic, self.x, *self.cascade}
+
+    def wait_until_half_done(self) -> None:
+        """Waits until B has accepted something of it: no answer tells as soon as the database."""
+        room = self.room
+        wait_for(lambda: room.b.rejected(room.room_id) < self.lost, what="the repair to get going")
 
 
 def make_damage(room: Room, length: int = 120) -> Damage:
