@@ -50,7 +50,10 @@ class WatchStore(CauseReader, AlertReader, Protocol):
         """The rooms in which something was recorded since then, in milliseconds."""
 
     async def raise_alerts(self, room_id: str, begun: Sequence[Begun], now_ms: int) -> None:
-        """Writes an alert for each of the cascades that has none, if its root is still rejected."""
+        """Writes an alert for each of the cascades that has none, if its root is still rejected.
+
+        Forgets the oldest of the room's alerts that were told of, where there are too many.
+        """
 
     async def unannounced(self) -> list[Alert]:
         """The alerts that admins were not told of yet, the oldest first."""

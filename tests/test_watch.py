@@ -31,6 +31,9 @@ from tests.harness.server import Server
 from tests.harness.waiting import wait_for
 from tests.openapi import Contract, Judge
 
+RECORD = "rejection_repair_record_seen"
+FORGET = "rejection_repair_forget_seen"
+ALERTED = "SELECT 1 FROM rejection_repair_alerts WHERE event_id = ?"
 CAUSE = "403: " + ERROR
 LISTENED_TO = "synapse.handlers.federation_event"
 REJECTING = "While checking auth of"
@@ -244,6 +247,36 @@ def test_killed_between_the_alert_and_the_message(world: World) -> None:
 
 
 @newest
+def test_killed_while_causes_are_recorded(world: World) -> None:
+    room, b = world.pair.room("11"), world.pair.b
+    root = world.begin_cascade(room, 2)
+    wait_for(lambda: recorded_of(b, room) == 3, what="the beginning to be recorded")
+    for moment in ("before", "after"):
+        # The next one makes the alert, ...
+        brake(world.brake, {"transaction": RECORD, "nth": 1, "kill": moment})
+        last = room.alice.send_message(room.room_id, f"Killed {moment}")
+        wait_for(lambda: not b.running, what="B to be killed")
+        b.kill()
+        assert last in b.rejected(room.room_id)
+        assert bool(world.recorded(last)) is (moment == "after")
+        assert b.database.query(ALERTED, root) == []
+        b.start()
+    # ... which is what a process that starts sees to.
+    wait_for(lambda: world.messages(root), WITHIN, what="a message to the admins")
+    assert len(world.messages(root)) == len(world.log_lines(root)) == 1
+    (alert,) = world.alerts(room_id=room.room_id)
+    assert (alert["event_id"], alert["cascade"]) == (root, 3)
+    world.roots.append(root)
+    world.rooms[root] = room
+
+
+def recorded_of(server: Server, room: Room) -> int:
+    """How many rejections are recorded of a room."""
+    sql = "SELECT COUNT(*) FROM rejection_repair_seen WHERE room_id = ?"
+    return int(server.database.value(sql, room.room_id))
+
+
+@newest
 def test_the_table_is_bounded(world: World) -> None:
     database = world.pair.b.database
     room_id, root = world.alerts()[0]["room_id"], world.roots[-1]
@@ -253,10 +286,42 @@ def test_the_table_is_bounded(world: World) -> None:
         " VALUES (?, ?, 'Old', 2, '[]')",
         [(f"$old-{number}", room_id) for number in range(KEPT + 500)],
     )
-    last = world.rooms[root].alice.send_message(room_id, "One more")
+    room, b = world.rooms[root], world.pair.b
+    more = recorded_of(b, room)
+    for moment in ("before", "after"):
+        # They are forgotten after one was recorded.
+        brake(world.brake, {"transaction": FORGET, "nth": 1, "kill": moment})
+        last = room.alice.send_message(room_id, f"Killed {moment}")
+        wait_for(lambda: not b.running, what="B to be killed")
+        b.kill()
+        more += 1
+        assert world.recorded(last)
+        assert recorded_of(b, room) == (KEPT + 1 if moment == "after" else more)
+        b.start()
+    last = room.alice.send_message(room_id, "One more")
     wait_for(lambda: world.recorded(last), what="another rejection to be recorded")
-    count = "SELECT COUNT(*) FROM rejection_repair_seen WHERE room_id = ?"
-    # They are forgotten after it was recorded.
-    wait_for(lambda: database.value(count, room_id) == KEPT + 1, what="the oldest to go")
-    assert world.recorded(root) and world.recorded(last)
+    wait_for(lambda: recorded_of(b, room) == KEPT + 1, what="the oldest to go")
+    assert world.recorded(root)
+
+
+@newest
+def test_the_alerts_are_bounded(world: World) -> None:
+    room, database = world.pair.room("11"), world.pair.b.database
+    database.execute_many(
+        "INSERT INTO rejection_repair_alerts"
+        " (event_id, room_id, first_ts, alerted_ts, cascade, announced_ts)"
+        " VALUES (?, ?, ?, 2, 3, 2)",
+        [(f"$alert-{n:04}", room.room_id, n) for n in range(KEPT)],
+    )
+    root = world.begin_cascade(room, 3)
+    kept = "SELECT event_id FROM rejection_repair_alerts WHERE room_id = ? ORDER BY first_ts"
+
+    def alerts() -> list[str]:
+        return [event_id for (event_id,) in database.query(kept, room.room_id)]
+
+    wait_for(lambda: root in alerts(), what="another alert")
+    assert alerts() == [*(f"$alert-{n:04}" for n in range(1, KEPT)), root]
+    last = room.alice.send_message(room.room_id, "And on")
+    wait_for(lambda: world.recorded(last), what="another rejection to be recorded")
+    assert root in alerts() and "$alert-0000" not in alerts()
     assert world.pair.b.errors_in_log() == []

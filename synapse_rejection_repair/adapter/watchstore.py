@@ -18,12 +18,13 @@ from synapse_rejection_repair.domain.watch import (
     Recorded,
     Rejection,
     Seen,
+    newest,
     raised,
     roots_behind,
 )
 
 KEPT = 1000
-"""How many rejections are kept of one room, besides those that there was an alert about."""
+"""How many alerts are kept of one room, and how many rejections besides those."""
 
 _LEVELS = 20
 """How far up the roots of an event are looked for.
@@ -161,14 +162,15 @@ class SynapseWatchStore:
         return [room_id for (room_id,) in rows]
 
     async def raise_alerts(self, room_id: str, begun: Sequence[Begun], now_ms: int) -> None:
-        """Writes an alert for each of the cascades that has none, if its root is still rejected."""
-        roots = [cascade.root for cascade in begun]
-        rows = await self._database.rows_of(
-            "alerted", f"SELECT event_id FROM {ALERTS} WHERE", roots, "event_id"
+        """Writes an alert for each of the cascades that has none, if its root is still rejected.
+
+        Forgets the oldest of the room's alerts that were told of, where there are too many.
+        """
+        rows = await self._database.rows(
+            "alerted", f"SELECT event_id, first_ts FROM {ALERTS} WHERE room_id = ?", (room_id,)
         )
-        alerted = {event_id for (event_id,) in rows}
-        new = [cascade for cascade in begun if cascade.root not in alerted]
-        if not new:
+        new, old = newest(begun, dict(rows), KEPT)
+        if not new and not old:
             return
         recorded = await self.recorded([cascade.root for cascade in new])
 
@@ -179,6 +181,10 @@ class SynapseWatchStore:
                 f"INSERT INTO {ALERTS} ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (event_id) DO NOTHING",
                 [attr.astuple(a) for a in raised(room_id, new, rejected, recorded, now_ms)],
+            )
+            txn.execute_batch(
+                f"DELETE FROM {ALERTS} WHERE event_id = ? AND announced_ts IS NOT NULL",
+                [(event_id,) for event_id in old],
             )
 
         await self._database.run("raise_alerts", write)

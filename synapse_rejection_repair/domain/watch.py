@@ -162,6 +162,26 @@ def cascades_begun(seen: Iterable[Seen], after: int) -> list[Begun]:
     return sorted(begun, key=lambda b: (b.first_ts, b.root))
 
 
+def newest(
+    begun: Iterable[Begun], alerted: Mapping[str, int], most: int
+) -> tuple[list[Begun], list[str]]:
+    """Which cascades of a room to raise an alert about, and which of its alerts to forget.
+
+    There are to be the newest ones alone. Whatever is forgotten is not raised again, for it is
+    older than what is kept.
+
+    Args:
+        begun: the cascades that have begun.
+        alerted: the roots that there are alerts about, each with its `first_ts`.
+        most: how many alerts there may be.
+    """
+    new = {cascade.root: cascade for cascade in begun if cascade.root not in alerted}
+    ages = {**alerted, **{root: cascade.first_ts for root, cascade in new.items()}}
+    ordered = sorted(ages, key=lambda root: (ages[root], root))
+    old = frozenset(ordered[:-most])
+    return [c for root, c in new.items() if root not in old], sorted(old & alerted.keys())
+
+
 def raised(
     room_id: str,
     begun: Iterable[Begun],

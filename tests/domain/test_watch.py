@@ -9,6 +9,7 @@ from synapse_rejection_repair.domain.watch import (
     Recorded,
     Seen,
     cascades_begun,
+    newest,
     raised,
     roots_behind,
 )
@@ -84,3 +85,17 @@ def test_alerts() -> None:
     assert (x.event_id, x.check, x.error) == ("$x", "auth_events", "403: No")
     assert (x.first_ts, x.alerted_ts, x.cascade) == (10, 50, 3)
     assert (y.event_id, y.check, y.error, y.cascade) == ("$y", None, None, 4)
+
+
+def test_the_newest_alerts_are_kept() -> None:
+    alerted = {"$a": 1, "$b": 2, "$c": 3}
+    assert newest([], alerted, 3) == ([], [])
+    assert newest([Begun("$b", 9, 2)], alerted, 3) == ([], [])
+    x, old = Begun("$x", 3, 10), Begun("$old", 3, 0)
+    assert newest([x], alerted, 4) == ([x], [])
+    assert newest([x], alerted, 3) == ([x], ["$a"])
+    # What is older than all that is kept has been told of before.
+    assert newest([old, x], alerted, 3) == ([x], ["$a"])
+    assert newest([old], {"$b": 2, "$c": 3, "$x": 10}, 3) == ([], [])
+    assert newest([old], alerted, 4) == ([old], [])
+    assert newest([old, x], {}, 1) == ([x], [])
