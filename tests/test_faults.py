@@ -12,7 +12,8 @@ import psycopg2
 import pytest
 
 from tests.harness import compare
-from tests.harness.braked import Braked, braked_pair
+from tests.harness.brake import brake
+from tests.harness.braked import PERSIST, Braked, braked_pair
 from tests.harness.damage import Damage, assert_whole, make_damage
 from tests.harness.database import PostgresDatabase, SqliteDatabase
 from tests.harness.disk import small_disk
@@ -167,3 +168,49 @@ def test_a_locked_table(tmp_path: Path, postgres: Postgres) -> None:
             undecided(room, damage)
             assert progress(room.bob, repair_id)["status"] == "active"
         connection.close()
+
+
+@pytest.mark.postgres
+def test_killed_while_a_job_notes_that_it_waits(tmp_path: Path, postgres: Postgres) -> None:
+    made = postgres.create_database()
+    # The server gives up on what is locked, and goes on with everything else.
+    database = PostgresDatabase({**made.arguments, "options": "-c lock_timeout=200ms"})
+    with braked_pair(tmp_path / "servers", database) as braked:
+        room = braked.pair.room("10")
+        damage = make_damage(room, 20)
+        connection = psycopg2.connect(**made.arguments)
+        with connection, connection.cursor() as cursor:
+            cursor.execute("LOCK TABLE event_edges IN SHARE MODE")
+            repair_id = None
+            for moment in ("before", "after"):
+                brake(
+                    braked.control,
+                    {
+                        "transaction": "rejection_repair_save_job",
+                        "nth": 1,
+                        "kill": moment,
+                        "since": {"transaction": PERSIST, "nth": 1},
+                    },
+                )
+                if repair_id is None:
+                    repair_id = start(room.bob, room.room_id)
+                else:
+                    room.b.launch()
+                braked.wait_dead()
+                status, error = noted(database, repair_id)
+                assert status == "active"
+                assert (error or "").startswith(LOCKED) is (moment == "after")
+                assert room.b.rejected(room.room_id) == damage.lost
+            room.b.start()
+        connection.close()
+        job = finished(room.bob, repair_id or "")
+        assert (job["status"], job["error"]) == ("complete", None)
+        assert job["accepted"] == len(damage.lost)
+        assert_whole(room)
+
+
+def noted(database: PostgresDatabase, job_id: str) -> tuple[str, str | None]:
+    """A job's status and error, as they are stored."""
+    sql = "SELECT status, error FROM rejection_repair_jobs WHERE job_id = ?"
+    ((status, error),) = database.query(sql, job_id)
+    return status, error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 import requests
 
@@ -248,18 +250,36 @@ def test_killed_while_the_tables_are_made(braked: Braked) -> None:
     for table in ("jobs", "journal", "seen", "alerts", "states"):
         b.database.execute(f"DROP TABLE rejection_repair_{table}")
     assert own_tables(b) == set()
+    on_sqlite = isinstance(b.database, SqliteDatabase)
     for moment in ("amid", "before", "after"):
         braked.kill_in(TABLES, 1, moment)
         b.launch()
         braked.wait_dead()
         if moment == "amid":
-            on_sqlite = isinstance(b.database, SqliteDatabase)
             assert own_tables(b) == ({"rejection_repair_jobs"} if on_sqlite else set())
+    # An earlier version made the table.
+    b.database.execute("ALTER TABLE rejection_repair_alerts DROP COLUMN repair_id")
+    assert not has_column(b, "repair_id")
+    for moment in ("before", "after"):
+        braked.kill_in(TABLES, 1, moment)
+        b.launch()
+        braked.wait_dead()
+        # SQLite commits it at once.
+        assert has_column(b, "repair_id") is (on_sqlite or moment == "after")
     b.start()
-    assert own_tables(b) == whole
+    assert own_tables(b) == whole and has_column(b, "repair_id")
     assert b.rejected(room.room_id) == {lost}
     assert repair(room.bob, room.room_id)["accepted"] == 1
     assert health(room.bob, room.room_id) == {}
+
+
+def has_column(server: Server, column: str) -> bool:
+    """Whether the table of alerts has a column."""
+    try:
+        server.database.query(f"SELECT {column} FROM rejection_repair_alerts")
+    except (sqlite3.OperationalError, psycopg2.errors.UndefinedColumn):
+        return False
+    return True
 
 
 def own_tables(server: Server) -> set[str]:
