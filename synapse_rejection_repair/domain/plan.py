@@ -12,7 +12,13 @@ import attr
 from synapse_rejection_repair.domain.borrowed import BorrowedState, digests
 from synapse_rejection_repair.domain.gaps import Gap, Missing, gaps_behind
 from synapse_rejection_repair.domain.health import Finding
-from synapse_rejection_repair.domain.model import Node, StateChange, StateIds
+from synapse_rejection_repair.domain.model import (
+    ACCEPTED,
+    Node,
+    StateChange,
+    StateIds,
+    state_changes,
+)
 from synapse_rejection_repair.domain.scope import Scope
 from synapse_rejection_repair.domain.sorting import sorted_in_pieces
 from synapse_rejection_repair.domain.steps import Action as Action
@@ -234,3 +240,42 @@ def delivered_as_history(
         elif key is None and deliver is Deliver.HISTORY and node.event_id not in extremities:
             history.add(node.event_id)
     return history
+
+
+def complete(
+    facts: RoomFacts,
+    scope: Scope,
+    deliver: Deliver,
+    steps: Steps,
+    extremities: frozenset[str],
+    final_state: StateIds,
+    borrowed: tuple[BorrowedState, ...],
+) -> Plan:
+    """The plan, once it is known what becomes of each event and of the room.
+
+    Args:
+        facts: the room as it is.
+        scope: what the request asks for.
+        deliver: how clients are to be told.
+        steps: what is done with each suspect and what hangs on it; added to.
+        extremities: the forward extremities that the room will have.
+        final_state: the current state that it will have.
+        borrowed: the states that are taken from another server.
+    """
+    received = steps.nodes(lambda kind: kind.receives)
+    steps.backfill(delivered_as_history(received, deliver, final_state, extremities))
+    dealt_with = set(steps.event_ids)
+    for node in facts.unindexed.values():
+        if node.event_id not in dealt_with:
+            steps.add(node, Action.INDEX, ACCEPTED)
+    receives = steps.any(lambda kind: kind.receives)
+    return Plan(
+        room_id=facts.room_id,
+        fingerprint=facts.fingerprint(scope, deliver, borrowed),
+        steps=steps,
+        state_changes=tuple(state_changes(facts.current_state, final_state)),
+        extremities=extremities,
+        mend_extremities=not receives and extremities != facts.extremities,
+        borrowed=borrowed,
+        gaps=facts.gaps_for(scope, received),
+    )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import attr
 
-from synapse_rejection_repair.domain.model import StateKey
+from synapse_rejection_repair.domain.model import StateIds, StateKey, state_changes
 
 StateRef = int
 """A state: positive is a state group of Synapse's, negative one that only a plan knows."""
@@ -16,6 +16,11 @@ _FLATTEN_AFTER = 50
 
 Delta = Mapping[StateKey, "str | None"]
 """What a state changes against its base; `None` takes an entry away."""
+
+
+def difference(base: StateIds, state: StateIds) -> Delta:
+    """What turns one state into another, sorted by type and state key."""
+    return {(c.type, c.state_key): c.after for c in state_changes(base, state)}
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)

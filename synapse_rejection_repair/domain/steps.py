@@ -67,6 +67,16 @@ class Kind:
     soft_failed: bool
 
     @property
+    def receives(self) -> bool:
+        """Whether an event is accepted."""
+        return self.action is Action.RECEIVE
+
+    @property
+    def extends(self) -> bool:
+        """Whether an event is accepted that can be a forward extremity."""
+        return self.receives and not self.verdict.soft_failed and not self.outlier
+
+    @property
     def judges(self) -> bool:
         """Whether an event is judged: the answer of a dry run lists these steps."""
         return self.action in (Action.RECEIVE, Action.REJECT)
@@ -74,7 +84,7 @@ class Kind:
     @property
     def stores(self) -> bool:
         """Whether an event is stored anew."""
-        return self.action is Action.RECEIVE or (self.action is Action.REJECT and self.damaged)
+        return self.receives or (self.action is Action.REJECT and self.damaged)
 
     @property
     def idle(self) -> bool:
@@ -157,6 +167,11 @@ class Steps(Sequence[Step]):
     def nodes(self, wanted: Callable[[Kind], bool]) -> Iterable[Node]:
         """The events of the steps of some kind, to be gone through as often as it takes."""
         return _NodesOf(self, wanted)
+
+    def verdicts_on(self, event_ids: Collection[str]) -> dict[str, Verdict]:
+        """The verdicts on those of some events that are judged."""
+        judged = self.some(lambda kind: kind.judges)
+        return {s.node.event_id: s.verdict for s in judged if s.node.event_id in event_ids}
 
     @property
     def event_ids(self) -> Sequence[str]:

@@ -1,0 +1,85 @@
+"""The states before and after events, as they will be once a plan is carried out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from synapse_rejection_repair.domain.model import Node
+from synapse_rejection_repair.domain.state import StateRef
+from synapse_rejection_repair.planning.states import States
+from synapse_rejection_repair.ports import RoomReader
+
+
+class EventStates:
+    """Which event has which state: what the plan has found for it, or else what is stored.
+
+    Args:
+        states: the states themselves.
+        reader: knows the stored state groups of events.
+    """
+
+    def __init__(self, states: States, reader: RoomReader) -> None:
+        self.states = states
+        self._reader = reader
+        self._groups: dict[str, int] = {}
+        self._found: dict[str, StateRef] = {}
+
+    async def read(self, event_ids: Collection[str]) -> None:
+        """Reads what is stored of some events; of all others that is forgotten."""
+        self._groups = await self._reader.state_groups(event_ids)
+
+    def stored(self, event_id: str) -> StateRef | None:
+        """The stored state of an event; `None` if it has none."""
+        return self._groups.get(event_id)
+
+    def after(self, event_id: str) -> StateRef | None:
+        """The state after an event; `None` where none is known."""
+        found = self._found.get(event_id)
+        return self.stored(event_id) if found is None else found
+
+    async def after_all(self, event_ids: Collection[str]) -> StateRef | None:
+        """The state after some events together; `None` where none is known."""
+        await self.read(event_ids)
+        refs = {ref for i in event_ids if (ref := self.after(i)) is not None}
+        return await self.states.merge(refs) if refs else None
+
+    async def before(self, node: Node) -> StateRef | None:
+        """The state before an event; `None` where it is not known here."""
+        behind = {self.after(prev) for prev in node.prev_event_ids}
+        refs = {ref for ref in behind if ref is not None}
+        if not behind or None in behind:
+            # Synapse asked another server for the state at the gap when it received the
+            # event, and that is what it stored. Only m.room.create has nothing before it.
+            stored = self.stored(node.event_id)
+            if stored is None:
+                return None
+            refs.add(stored)
+        return await self.states.merge(refs)
+
+    def follows_found(self, node: Node) -> bool:
+        """Whether the state after an event that it follows has been looked at already."""
+        return any(prev in self._found for prev in node.prev_event_ids)
+
+    def keep(self, node: Node) -> None:
+        """Leaves an event the state that is stored, if one is."""
+        self._go_on(node, self.stored(node.event_id))
+
+    def accept(self, node: Node, before: StateRef | None) -> None:
+        """Has an event change the state before it."""
+        self._go_on(node, None if before is None else self.states.after(before, node))
+
+    def pass_by(self, node: Node, before: StateRef | None) -> None:
+        """Has a rejected event change nothing: what follows it takes over the state before it."""
+        self._go_on(node, before)
+
+    async def restate(self, node: Node) -> bool:
+        """Finds the state after an accepted event anew; gives whether it is not the stored one."""
+        stored, before = self._groups[node.event_id], await self.before(node)
+        after = stored if before is None else self.states.after(before, node)
+        changed = not await self.states.equal(stored, after)
+        self._go_on(node, after if changed else stored)
+        return changed
+
+    def _go_on(self, node: Node, after: StateRef | None) -> None:
+        if after is not None:
+            self._found[node.event_id] = after
