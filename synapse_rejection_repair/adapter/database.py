@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
-from itertools import islice
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from typing import Any, TypeVar
 
 from synapse.server import HomeServer
 from synapse.storage.database import DatabasePool, LoggingTransaction, make_in_list_sql_clause
 from synapse.storage.engines import PostgresEngine
 
-T = TypeVar("T")
-BATCH = 500
-"""How many ids one query names at most."""
+from synapse_rejection_repair.domain.batches import batches
 
+T = TypeVar("T")
 _PORTION = 1000
 """How many rows are taken out of a result at a time."""
 
@@ -37,13 +35,6 @@ _OF_POSTGRES = {
     "57014": "The database's server ended a statement that took too long",
 }
 """What to say of PostgreSQL's error codes (PostgreSQL documentation, appendix A)."""
-
-
-def batches(items: Iterable[T], size: int = BATCH) -> Iterator[list[T]]:
-    """Cuts any iterable into lists of at most `size` items."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
 
 
 class Database:

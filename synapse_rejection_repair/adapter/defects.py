@@ -10,9 +10,10 @@ from synapse.storage._base import db_to_json
 from synapse.storage.database import LoggingTransaction
 from synapse.storage.engines import PostgresEngine
 
-from synapse_rejection_repair.adapter.database import Database, batches
+from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.nodes import references
 from synapse_rejection_repair.adapter.tables import JOBS, JOURNAL
+from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.health import Finding
 from synapse_rejection_repair.domain.model import StateIds, StateKey
 from synapse_rejection_repair.ports import Clock, StateReader

@@ -8,7 +8,8 @@ from typing import Any
 from synapse.storage._base import db_to_json
 from synapse.storage.database import LoggingTransaction
 
-from synapse_rejection_repair.adapter.database import Database, batches
+from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.model import Node
 from synapse_rejection_repair.domain.nodes import NodeTable
 

@@ -10,7 +10,8 @@ from synapse.storage.database import LoggingTransaction
 from synapse.storage.engines import PostgresEngine
 from synapse.util.duration import Duration
 
-from synapse_rejection_repair.adapter.database import Database, batches
+from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.rejected import RejectedTable
 from synapse_rejection_repair.ports import Clock
 

@@ -10,7 +10,7 @@ from synapse.server import HomeServer
 from synapse.storage.database import LoggingTransaction
 from synapse.types.handlers import SLIDING_SYNC_DEFAULT_BUMP_EVENT_TYPES
 
-from synapse_rejection_repair.adapter.database import Database, batches
+from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.mending import RoomMending
 from synapse_rejection_repair.adapter.nodes import read_nodes, references
 from synapse_rejection_repair.adapter.reader import SynapseReader
@@ -22,6 +22,7 @@ from synapse_rejection_repair.adapter.takeaway import (
     restore_extremities,
     take_away,
 )
+from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.dag import in_order
 from synapse_rejection_repair.domain.plan import Action
 from synapse_rejection_repair.domain.repair import RepairJob

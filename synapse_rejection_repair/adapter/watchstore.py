@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterable, Sequence, Set
 import attr
 from synapse.storage.database import LoggingTransaction
 
-from synapse_rejection_repair.adapter.database import Database, batches
+from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.tables import ALERTS, SEEN
+from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.listing import Listing, Page
 from synapse_rejection_repair.domain.watch import (
     Alert,

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def batches(items: Iterable[T], size: int = 500) -> Iterator[list[T]]:
-    """Cuts any iterable into lists of at most `size` items."""
+    """Cuts any iterable into lists of at most `size` items: by default as many as a query names."""
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch

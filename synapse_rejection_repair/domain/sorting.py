@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from heapq import merge
-from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from synapse_rejection_repair.domain.batches import batches
 
 if TYPE_CHECKING:
     from _typeshed import SupportsRichComparison
@@ -30,9 +31,8 @@ def sorted_in_pieces(
     consists of two sorted halves: so pieces are sorted, then joined in pairs as long as they
     are short, and the long ones item by item.
     """
-    found = iter(items)
     runs: list[list[Any]] = []
-    while run := list(islice(found, _PIECE)):
+    for run in batches(items, _PIECE):
         run.sort(key=key)
         runs.append(run)
     while len(runs) > 1 and len(runs[0]) < _LONG:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import islice
-from typing import Any, Protocol, TypeVar
+from collections.abc import Collection, Sequence
+from typing import Any, Protocol
 
 import attr
-
-T = TypeVar("T")
-_BATCH = 500
-"""How many ids one query names at most."""
 
 
 @attr.s(frozen=True, auto_exc=True, auto_attribs=True)
@@ -34,13 +29,6 @@ class Connection(Protocol):
 
     def close(self) -> None:
         """Ends the connection."""
-
-
-def batches(items: Iterable[T]) -> Iterator[list[T]]:
-    """Some items, as many at a time as one query may name."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, _BATCH)):
-        yield batch
 
 
 def marks(items: Collection[object]) -> str:

@@ -7,8 +7,9 @@ import json
 from collections.abc import Collection
 from typing import Any
 
+from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.source import Position, SourceEvent
-from synapse_rejection_repair.sources.connection import Connection, batches, marks
+from synapse_rejection_repair.sources.connection import Connection, marks
 from synapse_rejection_repair.sources.media import MediaTables
 from synapse_rejection_repair.sources.schema import Schema, examine
 from synapse_rejection_repair.sources.states import StateTables

@@ -7,8 +7,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from typing import Any
 
+from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.media import Mxc, SourceMedium, SourceThumbnail
-from synapse_rejection_repair.sources.connection import Connection, batches, marks
+from synapse_rejection_repair.sources.connection import Connection, marks
 
 _TYPE = re.compile(r"[\w.+-]+/[\w.+-]+(\s*;[ -~]*)?", re.ASCII)
 _THUMBNAIL_TYPE = re.compile(r"[a-z]+/[a-z0-9.+-]+")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 
+from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.model import StateIds, StateKey
 from synapse_rejection_repair.domain.source import SourceEvent
-from synapse_rejection_repair.sources.connection import Connection, batches, marks
+from synapse_rejection_repair.sources.connection import Connection, marks
 
 _REMEMBERED = 20_000
 """Of how many state groups, and how many entries of them, something is remembered."""
