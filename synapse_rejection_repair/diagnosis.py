@@ -7,12 +7,15 @@ from collections.abc import Iterable
 import attr
 
 from synapse_rejection_repair.domain.cascade import Cascade, cascades
+from synapse_rejection_repair.domain.delivery import Deliver
+from synapse_rejection_repair.domain.facts import RoomFacts
 from synapse_rejection_repair.domain.health import Finding, Problem, problem
 from synapse_rejection_repair.domain.model import Node, Verdict
 from synapse_rejection_repair.domain.nodes import NodeTable, Union
 from synapse_rejection_repair.domain.peers import PeerReport
-from synapse_rejection_repair.domain.plan import Action, Deliver, Plan, RoomFacts
+from synapse_rejection_repair.domain.plan import Plan
 from synapse_rejection_repair.domain.scope import Scope
+from synapse_rejection_repair.domain.steps import Action
 from synapse_rejection_repair.domain.watch import Recorded
 from synapse_rejection_repair.errors import NotInRoom, PartialState, UnsupportedRoomVersion
 from synapse_rejection_repair.peers import PeerSurvey

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import attr
 
+from synapse_rejection_repair.domain.delivery import Deliver
 from synapse_rejection_repair.domain.healing import Healed, not_confirmed, too_many, why_not
 from synapse_rejection_repair.domain.listing import Page
-from synapse_rejection_repair.domain.plan import Deliver
 from synapse_rejection_repair.domain.repair import (
     RepairJob,
     RepairProgress,

@@ -11,8 +11,9 @@ import attr
 
 from synapse_rejection_repair.domain.gaps import Gap
 from synapse_rejection_repair.domain.job import Status
-from synapse_rejection_repair.domain.plan import Action, Plan, Step
+from synapse_rejection_repair.domain.plan import Plan
 from synapse_rejection_repair.domain.repair import RepairJob, RepairProgress, RepairRequest
+from synapse_rejection_repair.domain.steps import Action, Step
 from synapse_rejection_repair.errors import StepFailed
 from synapse_rejection_repair.planner import Planner
 from synapse_rejection_repair.ports import Checker, Clock, JobStore, RoomReader, RoomWriter

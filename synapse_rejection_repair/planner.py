@@ -9,9 +9,11 @@ import attr
 
 from synapse_rejection_repair.domain.affected import Affected
 from synapse_rejection_repair.domain.borrowed import BorrowedState
+from synapse_rejection_repair.domain.delivery import Deliver
+from synapse_rejection_repair.domain.facts import RoomFacts
 from synapse_rejection_repair.domain.model import ACCEPTED, Verdict
 from synapse_rejection_repair.domain.nodes import NodeTable, Union
-from synapse_rejection_repair.domain.plan import Deliver, Plan, RoomFacts, complete
+from synapse_rejection_repair.domain.plan import Plan, complete
 from synapse_rejection_repair.domain.scope import Scope
 from synapse_rejection_repair.domain.steps import Action, Steps
 from synapse_rejection_repair.planning.current_state import CurrentStateCheck

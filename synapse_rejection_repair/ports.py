@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
+from synapse_rejection_repair.domain.facts import RoomFacts
 from synapse_rejection_repair.domain.job import Job, Progress, Request, Status
 from synapse_rejection_repair.domain.listing import (
     Listing,
@@ -15,8 +16,9 @@ from synapse_rejection_repair.domain.listing import (
     RoomRow,
 )
 from synapse_rejection_repair.domain.model import Node, StateIds, StateKey, Verdict
-from synapse_rejection_repair.domain.plan import Plan, RoomFacts, Step
+from synapse_rejection_repair.domain.plan import Plan
 from synapse_rejection_repair.domain.repair import RepairJob
+from synapse_rejection_repair.domain.steps import Step
 from synapse_rejection_repair.domain.tips import Spell
 from synapse_rejection_repair.domain.undo import Done
 

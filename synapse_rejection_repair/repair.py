@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 
 import attr
 
+from synapse_rejection_repair.domain.facts import RoomFacts
 from synapse_rejection_repair.domain.model import Node
 from synapse_rejection_repair.domain.nodes import Union
-from synapse_rejection_repair.domain.plan import Plan, RoomFacts
+from synapse_rejection_repair.domain.plan import Plan
 from synapse_rejection_repair.domain.repair import RepairJob, RepairProgress, RepairRequest
 from synapse_rejection_repair.errors import (
     FactsChanged,

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import attr
 
+from synapse_rejection_repair.domain.delivery import Deliver
 from synapse_rejection_repair.domain.job import Status
-from synapse_rejection_repair.domain.plan import Deliver
 from synapse_rejection_repair.domain.repair import RepairJob, RepairProgress, RepairRequest
 from synapse_rejection_repair.domain.scope import Scope
 from synapse_rejection_repair.domain.undo import UNDO, UndoPlan, changes_back, done_with

@@ -14,7 +14,7 @@ import requests
 from openapi_spec_validator import validate
 
 from synapse_rejection_repair import rest
-from synapse_rejection_repair.domain.plan import Deliver
+from synapse_rejection_repair.domain.delivery import Deliver
 from synapse_rejection_repair.domain.repair import RepairProgress, RepairRequest
 from synapse_rejection_repair.domain.scope import Scope
 from synapse_rejection_repair.rest import jobs

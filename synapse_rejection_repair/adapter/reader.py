@@ -16,6 +16,7 @@ from synapse_rejection_repair.adapter.listings import Listings
 from synapse_rejection_repair.adapter.nodes import read_nodes
 from synapse_rejection_repair.adapter.soft_failures import SoftFailed, SoftFailureReader
 from synapse_rejection_repair.adapter.tables import JOBS, JOURNAL
+from synapse_rejection_repair.domain.facts import RoomFacts
 from synapse_rejection_repair.domain.gaps import Missing
 from synapse_rejection_repair.domain.health import Finding
 from synapse_rejection_repair.domain.listing import (
@@ -27,7 +28,7 @@ from synapse_rejection_repair.domain.listing import (
 )
 from synapse_rejection_repair.domain.model import Node, StateIds
 from synapse_rejection_repair.domain.nodes import NodeTable, Union
-from synapse_rejection_repair.domain.plan import Action, RoomFacts
+from synapse_rejection_repair.domain.steps import Action
 from synapse_rejection_repair.domain.tips import Spell
 from synapse_rejection_repair.errors import (
     NotInRoom,

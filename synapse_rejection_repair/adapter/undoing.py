@@ -24,8 +24,8 @@ from synapse_rejection_repair.adapter.takeaway import (
 )
 from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.dag import in_order
-from synapse_rejection_repair.domain.plan import Action
 from synapse_rejection_repair.domain.repair import RepairJob
+from synapse_rejection_repair.domain.steps import Action
 from synapse_rejection_repair.domain.undo import UNDO, Done
 from synapse_rejection_repair.errors import BuiltUpon
 from synapse_rejection_repair.ports import Clock

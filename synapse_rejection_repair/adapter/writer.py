@@ -25,8 +25,9 @@ from synapse_rejection_repair.adapter.reader import SynapseReader
 from synapse_rejection_repair.adapter.takeaway import TakenAway, journal, take_away
 from synapse_rejection_repair.domain.imports import lowest_of
 from synapse_rejection_repair.domain.model import StateIds, StateKey, Verdict
-from synapse_rejection_repair.domain.plan import Action, Plan, Step
+from synapse_rejection_repair.domain.plan import Plan
 from synapse_rejection_repair.domain.repair import RepairJob
+from synapse_rejection_repair.domain.steps import Action, Step
 from synapse_rejection_repair.ports import Checker, Clock, StateLookup
 
 

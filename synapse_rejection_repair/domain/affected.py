@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from synapse_rejection_repair.domain.dag import Frontier
+from synapse_rejection_repair.domain.facts import RoomFacts
 from synapse_rejection_repair.domain.model import Node
 from synapse_rejection_repair.domain.nodes import NodeTable
-from synapse_rejection_repair.domain.plan import RoomFacts
 
 
 class Affected:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import attr
 
+from synapse_rejection_repair.domain.facts import RoomFacts
 from synapse_rejection_repair.domain.job import Status
 from synapse_rejection_repair.domain.model import StateChange
 from synapse_rejection_repair.domain.peers import Held, PeerReport
-from synapse_rejection_repair.domain.plan import Action, Plan, RoomFacts
+from synapse_rejection_repair.domain.plan import Plan
+from synapse_rejection_repair.domain.steps import Action
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)

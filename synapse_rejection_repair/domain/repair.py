@@ -7,9 +7,9 @@ from typing import Any
 import attr
 
 from synapse_rejection_repair.domain.borrowed import BorrowedState
+from synapse_rejection_repair.domain.delivery import Deliver
 from synapse_rejection_repair.domain.job import Job
 from synapse_rejection_repair.domain.model import StateChange
-from synapse_rejection_repair.domain.plan import Deliver
 from synapse_rejection_repair.domain.scope import Scope
 
 

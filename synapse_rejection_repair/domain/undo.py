@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import attr
 
 from synapse_rejection_repair.domain.model import StateChange, StateIds
-from synapse_rejection_repair.domain.plan import Action
+from synapse_rejection_repair.domain.steps import Action
 
 UNDO = "undo"
 """What the journal calls it when an event is put back as it was."""

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable
 import attr
 
 from synapse_rejection_repair.domain.extremities import accepted_behind, forward_extremities
+from synapse_rejection_repair.domain.facts import RoomFacts
 from synapse_rejection_repair.domain.model import Node
-from synapse_rejection_repair.domain.plan import RoomFacts
 from synapse_rejection_repair.ports import Clock, RoomReader
 
 

@@ -9,9 +9,9 @@ import attr
 from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.dag import ids_in_order
 from synapse_rejection_repair.domain.extremities import MovingExtremities
+from synapse_rejection_repair.domain.facts import RoomFacts
 from synapse_rejection_repair.domain.model import ACCEPTED, Node, Outcome, Verdict
 from synapse_rejection_repair.domain.nodes import Union
-from synapse_rejection_repair.domain.plan import RoomFacts
 from synapse_rejection_repair.domain.state import StateRef
 from synapse_rejection_repair.domain.steps import Action, Steps
 from synapse_rejection_repair.planning.event_states import EventStates

@@ -10,8 +10,9 @@ from itertools import islice
 from synapse.http.servlet import RestServlet
 from synapse.http.site import SynapseRequest
 
+from synapse_rejection_repair.domain.delivery import Deliver
 from synapse_rejection_repair.domain.model import JsonDict
-from synapse_rejection_repair.domain.plan import Deliver, Plan
+from synapse_rejection_repair.domain.plan import Plan
 from synapse_rejection_repair.domain.repair import RepairRequest
 from synapse_rejection_repair.domain.scope import Scope
 from synapse_rejection_repair.errors import InvalidParam

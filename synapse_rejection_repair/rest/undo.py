@@ -9,7 +9,7 @@ from synapse.http.servlet import RestServlet
 from synapse.http.site import SynapseRequest
 
 from synapse_rejection_repair.domain.model import JsonDict
-from synapse_rejection_repair.domain.plan import Action
+from synapse_rejection_repair.domain.steps import Action
 from synapse_rejection_repair.domain.undo import UndoPlan
 from synapse_rejection_repair.rest import params, serialise
 from synapse_rejection_repair.rest.paths import pattern

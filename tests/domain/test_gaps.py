@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from synapse_rejection_repair.domain.facts import RoomFacts
 from synapse_rejection_repair.domain.gaps import Gap, Membership, Missing, gaps_behind, stay_began
-from synapse_rejection_repair.domain.plan import RoomFacts
 from synapse_rejection_repair.domain.scope import Scope
 from tests.domain.drawing import draw
 

@@ -6,6 +6,8 @@ import attr
 import pytest
 
 from synapse_rejection_repair import jobs
+from synapse_rejection_repair.domain.delivery import Deliver, delivered_as_history
+from synapse_rejection_repair.domain.facts import RoomFacts
 from synapse_rejection_repair.domain.model import (
     ACCEPTED,
     Check,
@@ -15,15 +17,9 @@ from synapse_rejection_repair.domain.model import (
     StateIds,
     Verdict,
 )
-from synapse_rejection_repair.domain.plan import (
-    Action,
-    Deliver,
-    Plan,
-    RoomFacts,
-    Step,
-    delivered_as_history,
-)
+from synapse_rejection_repair.domain.plan import Plan
 from synapse_rejection_repair.domain.scope import Scope
+from synapse_rejection_repair.domain.steps import Action, Step
 from synapse_rejection_repair.jobs import chunks
 from tests.domain.drawing import draw
 

@@ -7,10 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 import attr
 import pytest
 
+from synapse_rejection_repair.domain.delivery import Deliver
 from synapse_rejection_repair.domain.job import Status
 from synapse_rejection_repair.domain.model import Check, Outcome, StateChange, StateIds
-from synapse_rejection_repair.domain.plan import Action, Deliver, Plan
+from synapse_rejection_repair.domain.plan import Plan
 from synapse_rejection_repair.domain.scope import Scope
+from synapse_rejection_repair.domain.steps import Action
 from synapse_rejection_repair.ports import Checker
 from tests.domain.drawing import draw
 from tests.domain.world import World, run

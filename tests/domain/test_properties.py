@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from synapse_rejection_repair.domain.cascade import cascades, cited
 from synapse_rejection_repair.domain.dag import in_order
+from synapse_rejection_repair.domain.delivery import Deliver
 from synapse_rejection_repair.domain.job import Status
 from synapse_rejection_repair.domain.model import Node, state_changes
-from synapse_rejection_repair.domain.plan import Action, Deliver
 from synapse_rejection_repair.domain.scope import Scope
+from synapse_rejection_repair.domain.steps import Action
 from tests.domain.world import POWER, Killed, World
 
 USERS = ("@alice:a", "@carol:b", "@mallory:a")

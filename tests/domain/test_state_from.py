@@ -9,9 +9,10 @@ import attr
 import pytest
 
 from synapse_rejection_repair.domain.borrowed import BorrowedState, borrow
+from synapse_rejection_repair.domain.delivery import Deliver
 from synapse_rejection_repair.domain.job import Status
 from synapse_rejection_repair.domain.model import Check, Node, StateChange, StateIds, StateKey
-from synapse_rejection_repair.domain.plan import Deliver, Plan
+from synapse_rejection_repair.domain.plan import Plan
 from synapse_rejection_repair.domain.repair import RepairRequest
 from synapse_rejection_repair.domain.scope import Scope
 from synapse_rejection_repair.errors import StateMoved

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from synapse_rejection_repair.domain.model import StateChange
-from synapse_rejection_repair.domain.plan import Action
+from synapse_rejection_repair.domain.steps import Action
 from synapse_rejection_repair.domain.undo import changes_back, done_with
 
 TOPIC = ("m.room.topic", "")

@@ -14,6 +14,8 @@ from typing import Any, TypeVar, cast
 
 import attr
 
+from synapse_rejection_repair.domain.delivery import Deliver
+from synapse_rejection_repair.domain.facts import RoomFacts
 from synapse_rejection_repair.domain.job import Job, Status
 from synapse_rejection_repair.domain.model import (
     ACCEPTED,
@@ -24,9 +26,10 @@ from synapse_rejection_repair.domain.model import (
     StateKey,
     Verdict,
 )
-from synapse_rejection_repair.domain.plan import Action, Deliver, Plan, RoomFacts, Step
+from synapse_rejection_repair.domain.plan import Plan
 from synapse_rejection_repair.domain.repair import RepairJob, RepairProgress, RepairRequest
 from synapse_rejection_repair.domain.scope import Scope
+from synapse_rejection_repair.domain.steps import Action, Step
 from synapse_rejection_repair.jobs import RepairRunner
 from synapse_rejection_repair.planner import Planner
 from synapse_rejection_repair.ports import Checker, StateLookup
