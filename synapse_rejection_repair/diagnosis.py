@@ -20,7 +20,7 @@ from synapse_rejection_repair.domain.watch import Recorded
 from synapse_rejection_repair.errors import NotInRoom, PartialState, UnsupportedRoomVersion
 from synapse_rejection_repair.peers import PeerSurvey
 from synapse_rejection_repair.planner import Planner
-from synapse_rejection_repair.ports import Clock, RoomReader
+from synapse_rejection_repair.ports import Clock, FactsReader, RoomReader
 from synapse_rejection_repair.ports_watch import CauseReader
 
 _ROOTS_ASKED_ABOUT = 5
@@ -68,14 +68,16 @@ class Diagnostician:
     """Looks at rooms. Reads only.
 
     Attributes:
-        reader: the database.
+        rooms: knows rooms.
+        facts: reads what plans are made from.
         planner: runs Synapse's checks again.
         causes: what was recorded of rejections.
         survey: asks other servers.
         clock: lets the server breathe.
     """
 
-    reader: RoomReader
+    rooms: RoomReader
+    facts: FactsReader
     planner: Planner
     causes: CauseReader
     survey: PeerSurvey
@@ -92,7 +94,7 @@ class Diagnostician:
             UnknownRoom: this server has never heard of the room.
             UnsupportedRoomVersion: the room's version is not known.
         """
-        facts = await self.reader.facts(room_id, scan=False)
+        facts = await self.facts.read(room_id, scan=False)
         rejected = facts.suspects
         if not rejected:
             return Diagnosis(0, [], [])
@@ -110,7 +112,7 @@ class Diagnostician:
                 Root(rejected[r], verdicts[r], cascade, recorded.get(r), reports.get(r))
                 for r, cascade in found.items()
             ],
-            still_flowing=await self.reader.servers_accepted_since(room_id, first),
+            still_flowing=await self.rooms.servers_accepted_since(room_id, first),
             soft_failed=[(n, verdicts[i]) for i, n in facts.soft_failed.items()],
         )
 
@@ -121,17 +123,17 @@ class Diagnostician:
             UnknownRoom: this server has never heard of the room.
             UnsupportedRoomVersion: the room's version is not known.
         """
-        facts = await self.reader.facts(room_id)
+        facts = await self.facts.read(room_id)
         everything = Union(facts.suspects, facts.soft_failed)
         plan = await self.planner.plan(facts, Scope(), Deliver.LIVE, everything)
         as_it_is = await self.planner.plan(facts, Scope(), Deliver.LIVE, ())
-        bad_state = await self.reader.bad_current_state(room_id)
+        bad_state = await self.rooms.bad_current_state(room_id)
         problems = await self.clock.in_thread(_problems, facts, plan, as_it_is, bad_state)
         return problems if await self._can_repair(room_id) else _beyond_repair(problems)
 
     async def _can_repair(self, room_id: str) -> bool:
         try:
-            await self.reader.require_repairable(room_id)
+            await self.rooms.require_repairable(room_id)
         except (NotInRoom, PartialState, UnsupportedRoomVersion):
             return False
         return True

@@ -17,7 +17,7 @@ from synapse_rejection_repair.domain.watch import Alert
 from synapse_rejection_repair.errors import FactsChanged, JobRunning, RepairError
 from synapse_rejection_repair.peers import PeerSurvey
 from synapse_rejection_repair.planner import Planner
-from synapse_rejection_repair.ports import Clock, JobStore, RoomReader
+from synapse_rejection_repair.ports import Clock, FactsReader, JobStore, RoomReader
 from synapse_rejection_repair.ports_watch import WatchStore
 from synapse_rejection_repair.repair import RepairService
 
@@ -35,7 +35,8 @@ class Healer:
     """Repairs the roots that alerts are about. One process of a server does.
 
     Attributes:
-        reader: the database.
+        rooms: knows rooms.
+        facts: reads what plans are made from.
         planner: makes plans.
         survey: asks other servers.
         service: begins repairs.
@@ -45,7 +46,8 @@ class Healer:
         most: how many events a repair may touch.
     """
 
-    reader: RoomReader
+    rooms: RoomReader
+    facts: FactsReader
     planner: Planner
     survey: PeerSurvey
     service: RepairService
@@ -91,11 +93,11 @@ class Healer:
     async def _begin(self, alert: Alert) -> RepairJob | str:
         """The job that was begun, or why it was not."""
         room_id, root = alert.room_id, alert.event_id
-        await self.reader.require_repairable(room_id)
+        await self.rooms.require_repairable(room_id)
         asked = False
         scope = Scope(event_ids=frozenset({root}))
         for _ in range(_ATTEMPTS):
-            facts = await self.reader.facts(room_id)
+            facts = await self.facts.read(room_id)
             chosen = await self.clock.in_thread(scope.select, facts.suspects)
             if len(chosen) > self.most:
                 return too_many(len(chosen), self.most)

@@ -16,7 +16,14 @@ from synapse_rejection_repair.domain.repair import RepairJob, RepairProgress, Re
 from synapse_rejection_repair.domain.steps import Action, Step
 from synapse_rejection_repair.errors import StepFailed
 from synapse_rejection_repair.planner import Planner
-from synapse_rejection_repair.ports import Checker, Clock, JobStore, RoomReader, RoomWriter
+from synapse_rejection_repair.ports import (
+    Checker,
+    Clock,
+    FactsReader,
+    JobStore,
+    RoomReader,
+    RoomWriter,
+)
 from synapse_rejection_repair.ports_gaps import GapFiller
 from synapse_rejection_repair.ports_peers import PeerStates, StatesElsewhere
 from synapse_rejection_repair.statefrom import KeptStates
@@ -62,7 +69,8 @@ class RepairRunner:
 
     Attributes:
         store: the jobs.
-        reader: the database.
+        rooms: knows rooms.
+        facts: reads what plans are made from.
         planner: makes plans.
         writer: changes rooms.
         make_checker: gives a fresh checker for the events of one room.
@@ -75,7 +83,8 @@ class RepairRunner:
     """
 
     store: JobStore[RepairRequest, RepairProgress]
-    reader: RoomReader
+    rooms: RoomReader
+    facts: FactsReader
     planner: Planner
     writer: RoomWriter
     make_checker: Callable[[str, str], Checker]
@@ -110,10 +119,10 @@ class RepairRunner:
             return await self._passes(job)
 
     async def _begin(self, job: RepairJob) -> RepairJob:
-        await self.reader.require_repairable(job.room_id)
+        await self.rooms.require_repairable(job.room_id)
         position = job.progress.start_position
         if position is None:
-            position = await self.reader.position(job.room_id)
+            position = await self.rooms.position(job.room_id)
         return await self.store.save(
             attr.evolve(
                 job,
@@ -129,7 +138,7 @@ class RepairRunner:
         if request.state_from is None or not request.borrowed:
             return
         wanted = {c.after for one in request.borrowed for c in one.difference if c.after}
-        version = await self.reader.require_room(job.room_id)
+        version = await self.rooms.require_room(job.room_id)
         await self.peer_states.secure(job.room_id, version, request.state_from, wanted)
 
     async def _passes(self, job: RepairJob) -> RepairJob:
@@ -216,14 +225,14 @@ class RepairRunner:
 
     async def _tidy(self, job: RepairJob) -> None:
         """Brings the rest of the room in line with what a cancelled job has accepted."""
-        facts = await self.reader.facts(job.room_id)
+        facts = await self.facts.read(job.room_id)
         plan = await self.planner.plan(facts, job.request.scope, job.request.deliver, ())
         if not plan.idle:
             await self._carry_out(attr.evolve(job, cancel_requested=False), plan, stoppable=False)
             await self.writer.finish(plan)
 
     async def _plan(self, job: RepairJob) -> Plan:
-        facts = await self.reader.facts(job.room_id)
+        facts = await self.facts.read(job.room_id)
         chosen = job.request.scope.select(
             facts.suspects,
             repaired=await self._accepted_by(job),
@@ -237,7 +246,7 @@ class RepairRunner:
         self, job: RepairJob, plan: Plan, *, stoppable: bool = True
     ) -> tuple[RepairJob, int]:
         """Carries a plan out as far as its verdicts hold; gives how many steps were done."""
-        version = await self.reader.require_room(job.room_id)
+        version = await self.rooms.require_room(job.room_id)
         checker = self.make_checker(job.room_id, version)
         await self.writer.prepare(plan)
         carried_out = 0
@@ -284,7 +293,7 @@ class RepairRunner:
     async def _settle(self, job: RepairJob) -> None:
         now = self.clock.now_ms()
         deadline = now + _SETTLE_SECONDS * 1000
-        while not await self.reader.settled(job.room_id, now):
+        while not await self.rooms.settled(job.room_id, now):
             if self.clock.now_ms() > deadline:
                 return
             await self.clock.pause(0.1)

@@ -22,7 +22,7 @@ from synapse_rejection_repair.planning.extremities import Ends
 from synapse_rejection_repair.planning.judge import Judge
 from synapse_rejection_repair.planning.states import States
 from synapse_rejection_repair.planning.walk import HeldBack, Walk
-from synapse_rejection_repair.ports import Checker, Clock, RoomReader, StateReader
+from synapse_rejection_repair.ports import Checker, Clock, DagReader, StateReader
 from synapse_rejection_repair.ports_peers import StatesElsewhere
 from synapse_rejection_repair.soft_failures import SoftFailureJudge
 
@@ -56,13 +56,13 @@ class Planner:
     """Makes plans and verdicts. Reads only.
 
     Attributes:
-        reader: the database.
+        dag: the database.
         states: stored states and their resolution.
         make_checker: gives a fresh checker for the events of one room.
         clock: lets the server breathe.
     """
 
-    reader: RoomReader
+    dag: DagReader
     states: StateReader
     make_checker: Callable[[str, str], Checker]
     clock: Clock
@@ -122,20 +122,20 @@ class Planner:
     ) -> _Draft:
         affected = await self._affected(facts, chosen, elsewhere)
         soft_failed = {i: node for i, node in facts.soft_failed.items() if i in chosen}
-        followed = await self.reader.followed(Union(facts.suspects, soft_failed))
+        followed = await self.dag.followed(Union(facts.suspects, soft_failed))
         checker = self.make_checker(facts.room_id, facts.room_version)
         states = States(
             self.states,
             partial(self.states.resolve, facts.room_id, facts.room_version, checker=checker),
         )
-        events = EventStates(states, self.reader)
+        events = EventStates(states, self.dag)
         current_state = CurrentStateCheck(
-            checker, events, Union(facts.suspects, affected), self.reader
+            checker, events, Union(facts.suspects, affected), self.dag
         )
         judge = Judge(checker, states, current_state, force, elsewhere)
         walk = Walk(facts, chosen, affected, followed, events, judge, self.clock)
         await walk.run(wanted)
-        ends = Ends(facts, followed, self.reader, self.clock)
+        ends = Ends(facts, followed, self.dag, self.clock)
         return _Draft(
             walk.steps,
             walk.held_back,
@@ -144,7 +144,7 @@ class Planner:
             ends,
             SoftFailureJudge(
                 facts,
-                self.reader,
+                self.dag,
                 checker,
                 self.clock,
                 events.after_all,
@@ -159,7 +159,7 @@ class Planner:
         expected = elsewhere.expected if elsewhere else ()
         affected = await self.clock.in_thread(Affected, facts, chosen, expected)
         while batch := affected.take(_BATCH):
-            found = await self.reader.accepted_children(batch)
+            found = await self.dag.accepted_children(batch)
             children = [node for nodes in found.values() for node in nodes]
             await self.clock.in_thread(affected.add, children)
             await self.clock.breathe()

@@ -50,8 +50,8 @@ class Clock(Protocol):
         """Begins some work at once; gives what to await its result by, which must be done."""
 
 
-class RoomReader(Protocol):
-    """Reads what the database says of rooms and their events. Never writes."""
+class ListingReader(Protocol):
+    """Reads the lists that an admin pages through."""
 
     async def rooms(self, page: Page) -> Listing[RoomRow]:
         """The rooms with rejected events."""
@@ -61,38 +61,77 @@ class RoomReader(Protocol):
     ) -> Listing[RejectionRow]:
         """A room's rejected events."""
 
+
+class RoomReader(Protocol):
+    """Reads what the database says of a room as a whole. Never writes."""
+
     async def require_room(self, room_id: str) -> str:
-        """The room's version; raises `UnknownRoom`."""
+        """The identifier of the room's version.
+
+        Raises:
+            UnknownRoom: this server has never heard of the room.
+            UnsupportedRoomVersion: this server does not know its version.
+        """
 
     async def require_repairable(self, room_id: str) -> None:
-        """Raises `UnknownRoom`, `NotInRoom`, `PartialState` or `UnsupportedRoomVersion`."""
+        """Checks that a repair can work on the room.
+
+        Raises:
+            UnknownRoom: this server has never heard of the room.
+            UnsupportedRoomVersion: the room's version is not known, or keeps its state in
+                a DAG of its own (MSC4242).
+            PartialState: the room's state is still being fetched.
+            NotInRoom: no local user is joined.
+        """
 
     async def unknown_events(self, room_id: str, event_ids: Collection[str]) -> list[str]:
         """Those of the ids that are no events of the room here."""
 
-    async def facts(self, room_id: str, *, scan: bool = True) -> RoomFacts:
-        """All that a plan for the room is made from; without a scan, only of its rejections."""
+    async def position(self, room_id: str) -> int:
+        """The stream ordering of the room's newest event."""
 
     async def current_state(self, room_id: str) -> StateIds:
         """The room's current state as stored."""
 
-    async def newest_accepted(self, room_id: str) -> list[str]:
-        """The accepted events that lie deepest in the room's DAG, the deepest first."""
-
-    async def position(self, room_id: str) -> int:
-        """The stream ordering of the room's newest event."""
-
     async def bad_current_state(self, room_id: str) -> list[str]:
         """The events in the current state that are rejected or missing."""
 
-    async def stream_orderings(self, event_ids: Collection[str]) -> dict[str, int]:
-        """The order in which this server stored each of the events."""
+    async def servers_accepted_since(self, room_id: str, stream_ordering: int) -> list[str]:
+        """The servers whose events were accepted after that position."""
+
+    async def settled(self, room_id: str, since_ms: int) -> bool:
+        """Whether every event that came in before that time has been processed."""
+
+
+class FactsReader(Protocol):
+    """Reads what a plan is made from. Never writes."""
+
+    async def read(self, room_id: str, *, scan: bool = True) -> RoomFacts:
+        """All that a plan for the room is made from; without a scan, only of its rejections.
+
+        Raises:
+            UnknownRoom: this server has never heard of the room.
+            UnsupportedRoomVersion: no plan can be made for rooms of its version.
+        """
+
+
+class DagReader(Protocol):
+    """Reads what the database says of events and of the edges between them. Never writes."""
+
+    async def newest_accepted(self, room_id: str) -> list[str]:
+        """The accepted events that lie deepest in the room's DAG, the deepest first."""
 
     async def accepted_children(self, event_ids: Collection[str]) -> dict[str, list[Node]]:
         """The accepted events in the database that follow each of the events."""
 
     async def followed(self, event_ids: Collection[str]) -> set[str]:
         """Those of the events that count as followed when forward extremities are made."""
+
+    async def state_groups(self, event_ids: Collection[str]) -> dict[str, int]:
+        """The stored state group of each of the events that has one."""
+
+    async def stream_orderings(self, event_ids: Collection[str]) -> dict[str, int]:
+        """The order in which this server stored each of the events."""
 
     async def spells(
         self, facts: RoomFacts, positions: Sequence[int], also: Collection[str]
@@ -104,15 +143,6 @@ class RoomReader(Protocol):
             positions: stream orderings, in order.
             also: other events to be looked up.
         """
-
-    async def state_groups(self, event_ids: Collection[str]) -> dict[str, int]:
-        """The stored state group of each of the events that has one."""
-
-    async def servers_accepted_since(self, room_id: str, stream_ordering: int) -> list[str]:
-        """The servers whose events were accepted after that position."""
-
-    async def settled(self, room_id: str, since_ms: int) -> bool:
-        """Whether every event that came in before that time has been processed."""
 
 
 class StateReader(Protocol):

@@ -19,7 +19,7 @@ from synapse_rejection_repair.errors import (
     UnknownEvents,
 )
 from synapse_rejection_repair.planner import Planner
-from synapse_rejection_repair.ports import Clock, JobStore, RoomReader
+from synapse_rejection_repair.ports import Clock, FactsReader, JobStore, RoomReader
 from synapse_rejection_repair.ports_peers import PeerStates
 
 
@@ -28,7 +28,8 @@ class RepairService:
     """Answers requests for repairs, on any process.
 
     Attributes:
-        reader: the database.
+        rooms: knows rooms.
+        facts: reads what plans are made from.
         planner: makes plans.
         store: the jobs.
         peer_states: other servers' states before events.
@@ -36,7 +37,8 @@ class RepairService:
         started: told of a new job, so that it begins at once where it can.
     """
 
-    reader: RoomReader
+    rooms: RoomReader
+    facts: FactsReader
     planner: Planner
     store: JobStore[RepairRequest, RepairProgress]
     peer_states: PeerStates
@@ -90,8 +92,8 @@ class RepairService:
         return job
 
     async def _checked_facts(self, room_id: str, request: RepairRequest) -> RoomFacts:
-        await self.reader.require_repairable(room_id)
-        facts = await self.reader.facts(room_id)
+        await self.rooms.require_repairable(room_id)
+        facts = await self.facts.read(room_id)
         scope = request.scope
         named = Union(facts.suspects, facts.soft_failed)
         await self._require_rejected(room_id, "event_ids", sorted(scope.event_ids), named)
@@ -115,7 +117,7 @@ class RepairService:
         others = [event_id for event_id in event_ids if event_id not in suspects]
         if not others:
             return
-        unknown = await self.reader.unknown_events(room_id, others)
+        unknown = await self.rooms.unknown_events(room_id, others)
         if unknown:
             raise UnknownEvents(room_id, tuple(unknown))
         raise NotRejected(param, tuple(others))

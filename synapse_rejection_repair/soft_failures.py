@@ -12,7 +12,7 @@ from synapse_rejection_repair.domain.plan import RoomFacts
 from synapse_rejection_repair.domain.sorting import sorted_in_pieces
 from synapse_rejection_repair.domain.state import StateRef
 from synapse_rejection_repair.domain.tips import FOREVER, Spell, Tips, with_received
-from synapse_rejection_repair.ports import Checker, Clock, RoomReader, StateLookup
+from synapse_rejection_repair.ports import Checker, Clock, DagReader, StateLookup
 
 _BATCH = 200
 """How many events are read at a time."""
@@ -43,7 +43,7 @@ class SoftFailureJudge:
     """
 
     facts: RoomFacts
-    reader: RoomReader
+    reader: DagReader
     checker: Checker
     clock: Clock
     state_after: Callable[[Collection[str]], Awaitable[StateRef | None]]

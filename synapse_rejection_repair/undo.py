@@ -21,12 +21,12 @@ class UndoPlanner:
 
     Attributes:
         store: the repairs.
-        reader: reads rooms.
+        rooms: knows rooms.
         undo: reads the journal, and what was built since.
     """
 
     store: JobStore[RepairRequest, RepairProgress]
-    reader: RoomReader
+    rooms: RoomReader
     undo: UndoReader
 
     async def plan(self, repair: RepairJob) -> UndoPlan:
@@ -44,7 +44,7 @@ class UndoPlanner:
             raise NotUndoable(repair.job_id)
         if not repair.status.over:
             raise NotOver(repair.job_id)
-        await self.reader.require_repairable(repair.room_id)
+        await self.rooms.require_repairable(repair.room_id)
         events = done_with(await self.undo.journal(repair.job_id))
         later = await self.undo.later_jobs(repair, events)
         if later:
@@ -55,7 +55,7 @@ class UndoPlanner:
         stateless = await self.undo.stateless(repair, events)
         if stateless:
             raise StateGone(repair.job_id, tuple(stateless))
-        current = await self.reader.current_state(repair.room_id)
+        current = await self.rooms.current_state(repair.room_id)
         changes = changes_back(repair.progress.state_changes, current)
         return UndoPlan(repair.job_id, repair.room_id, events, changes)
 

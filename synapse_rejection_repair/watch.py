@@ -8,7 +8,7 @@ from synapse_rejection_repair.domain.listing import Page, RejectionFilter
 from synapse_rejection_repair.domain.watch import Alert, cascades_begun
 from synapse_rejection_repair.healing import Healer
 from synapse_rejection_repair.notice import notice
-from synapse_rejection_repair.ports import Clock, RoomReader
+from synapse_rejection_repair.ports import Clock, ListingReader
 from synapse_rejection_repair.ports_watch import AlertChannel, RejectionQueue, WatchStore
 
 _LOOK_BACK_MS = 3_600_000
@@ -86,7 +86,7 @@ class Announcer:
     Args:
         store: the alerts.
         channel: the log, the metrics and the room.
-        reader: the database.
+        listings: what is rejected.
         diagnostician: looks at the rooms that alerts are about.
         clock: tells the time.
         api: the URL of the endpoints.
@@ -97,7 +97,7 @@ class Announcer:
         self,
         store: WatchStore,
         channel: AlertChannel,
-        reader: RoomReader,
+        listings: ListingReader,
         diagnostician: Diagnostician,
         clock: Clock,
         api: str,
@@ -105,7 +105,7 @@ class Announcer:
     ) -> None:
         self._store = store
         self._channel = channel
-        self._reader = reader
+        self._listings = listings
         self._diagnostician = diagnostician
         self._clock = clock
         self._api = api
@@ -175,7 +175,7 @@ class Announcer:
 
     async def _roots(self, room_id: str) -> list[Root]:
         try:
-            rejected = await self._reader.rejections(room_id, RejectionFilter(), _ONE)
+            rejected = await self._listings.rejections(room_id, RejectionFilter(), _ONE)
             if rejected.total > _DIAGNOSED:
                 return []
             return (await self._diagnostician.diagnose(room_id)).roots

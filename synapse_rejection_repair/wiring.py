@@ -15,8 +15,10 @@ from synapse_rejection_repair.adapter.arrivals import ArrivalHooks
 from synapse_rejection_repair.adapter.checker import EventChecker
 from synapse_rejection_repair.adapter.clock import ReactorClock
 from synapse_rejection_repair.adapter.contexts import EventContexts
+from synapse_rejection_repair.adapter.dag import SynapseDag
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.defects import DefectScan
+from synapse_rejection_repair.adapter.facts import SynapseFacts
 from synapse_rejection_repair.adapter.gaps import Backfill, GapReader
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.integrity import IntegrityCheck
@@ -28,8 +30,8 @@ from synapse_rejection_repair.adapter.peer_events import PeerEvents
 from synapse_rejection_repair.adapter.peer_states import SynapsePeerStates
 from synapse_rejection_repair.adapter.peers import SynapsePeers
 from synapse_rejection_repair.adapter.process import writes_events, writes_room
-from synapse_rejection_repair.adapter.reader import SynapseReader
 from synapse_rejection_repair.adapter.rejected import RejectedEvents
+from synapse_rejection_repair.adapter.rooms import SynapseRooms
 from synapse_rejection_repair.adapter.soft_failures import SoftFailureReader
 from synapse_rejection_repair.adapter.states import SynapseStates
 from synapse_rejection_repair.adapter.undoing import JournalReader, SynapseUndoWriter
@@ -90,7 +92,9 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
     listings = Listings(database, RejectedEvents(hs, database, clock), clock)
     scan = DefectScan(database, states, clock)
     gaps = GapReader(database, hs.hostname, clock)
-    reader = SynapseReader(database, scan, soft_failures, listings, gaps)
+    rooms = SynapseRooms(database)
+    dag = SynapseDag(database, soft_failures)
+    facts = SynapseFacts(database, rooms, dag, scan, soft_failures, gaps)
     integrity = IntegrityCheck(hs)
 
     def make_checker(room_id: str, room_version: str) -> EventChecker:
@@ -102,13 +106,13 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
     def spawn(func: Callable[[], Awaitable[None]]) -> object:
         return api.run_as_background_process("rejection_repair", func, bg_start_span=False)
 
-    planner = Planner(reader, states, make_checker, clock)
+    planner = Planner(dag, states, make_checker, clock)
     store = SynapseJobStore(
         database, "repair", RepairRequest, RepairProgress, this_process_writes, clock
     )
     history = JournalReader(database)
-    undo_planner = UndoPlanner(store, reader, history)
-    peers = SynapsePeers(hs, database, reader, states, clock)
+    undo_planner = UndoPlanner(store, rooms, history)
+    peers = SynapsePeers(hs, database, dag, states, clock)
     peer_events = PeerEvents(hs, database, integrity, make_checker, clock)
     peer_states = SynapsePeerStates(hs, database, peers, peer_events)
     runner = hooks = arrivals = None
@@ -116,10 +120,10 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         hooks = PersistenceHooks(hs)
         rest = _REST_SHARED if database.shared_connection else _REST
         arrivals = ArrivalHooks(hs)
-        mending = RoomMending(hs, database, reader, hooks)
-        contexts = EventContexts(hs, reader, states)
-        writer = SynapseWriter(hs, database, reader, contexts, hooks, mending, arrivals, clock)
-        undo_writer = SynapseUndoWriter(hs, database, reader, history, mending, clock)
+        mending = RoomMending(hs, database, dag, hooks)
+        contexts = EventContexts(hs, dag, states)
+        writer = SynapseWriter(hs, database, dag, contexts, hooks, mending, arrivals, clock)
+        undo_writer = SynapseUndoWriter(hs, database, history, mending, clock)
         undoing = Undoing(store, undo_planner, undo_writer, clock)
 
         def servers_to_ask(room_id: str, sender: str) -> Awaitable[list[str]]:
@@ -128,7 +132,8 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         backfill = Backfill(hs, database, gaps, servers_to_ask, clock)
         runner = RepairRunner(
             store,
-            reader,
+            rooms,
+            facts,
             planner,
             writer,
             make_checker,
@@ -147,15 +152,15 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         clock,
         database.trouble,
     )
-    service = RepairService(reader, planner, store, peer_states, clock, background.started)
+    service = RepairService(rooms, facts, planner, store, peer_states, clock, background.started)
     undo_service = UndoService(store, undo_planner, background.started)
     noticed = SynapseWatchStore(database)
     survey = PeerSurvey(peers, clock, config.max_peers)
-    diagnostician = Diagnostician(reader, planner, noticed, survey, clock)
+    diagnostician = Diagnostician(rooms, facts, planner, noticed, survey, clock)
 
     for servlet in (
-        RoomsServlet(base, reader),
-        RejectionsServlet(base, reader),
+        RoomsServlet(base, listings),
+        RejectionsServlet(base, rooms, listings),
         DiagnosisServlet(base, diagnostician),
         PeersServlet(base, survey),
         HealthServlet(base, diagnostician),
@@ -172,7 +177,8 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         base,
         config.sources,
         database,
-        reader,
+        rooms,
+        dag,
         integrity,
         clock,
         hooks,
@@ -184,9 +190,9 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
     healer = None
     if config.auto_repair is not None:
         most = config.auto_repair.max_events
-        healer = Healer(reader, planner, survey, service, store, noticed, clock, most)
+        healer = Healer(rooms, facts, planner, survey, service, store, noticed, clock, most)
     begin_watch = wire_watch(
-        api, hs, resource, config, noticed, reader, diagnostician, clock, healer
+        api, hs, resource, config, noticed, listings, diagnostician, clock, healer
     )
 
     async def poll() -> None:

@@ -10,6 +10,7 @@ from synapse_rejection_repair.adapter.admission import Admission
 from synapse_rejection_repair.adapter.arrivals import ArrivalHooks
 from synapse_rejection_repair.adapter.checker import EventChecker
 from synapse_rejection_repair.adapter.clock import ReactorClock
+from synapse_rejection_repair.adapter.dag import SynapseDag
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.import_target import SynapseImportTarget
@@ -19,7 +20,7 @@ from synapse_rejection_repair.adapter.jobstore import SynapseJobStore
 from synapse_rejection_repair.adapter.media_target import SynapseMediaTarget
 from synapse_rejection_repair.adapter.metrics import ImportMeter
 from synapse_rejection_repair.adapter.process import requests_begun
-from synapse_rejection_repair.adapter.reader import SynapseReader
+from synapse_rejection_repair.adapter.rooms import SynapseRooms
 from synapse_rejection_repair.adapter.skipped import SynapseSkippedList
 from synapse_rejection_repair.background import Background
 from synapse_rejection_repair.config import SourceConfig
@@ -48,7 +49,8 @@ def wire_imports(
     base: str,
     configs: Mapping[str, SourceConfig],
     database: Database,
-    reader: SynapseReader,
+    rooms: SynapseRooms,
+    dag: SynapseDag,
     integrity: IntegrityCheck,
     clock: ReactorClock,
     hooks: PersistenceHooks | None,
@@ -64,7 +66,8 @@ def wire_imports(
         base: the path that it is mounted at.
         configs: the old databases, by name.
         database: Synapse's main database.
-        reader: reads rooms.
+        rooms: knows rooms.
+        dag: knows events.
         integrity: verifies stored events.
         clock: the reactor's.
         hooks: into Synapse's persistence, on a process that writes events.
@@ -78,7 +81,7 @@ def wire_imports(
     def make_checker(room_id: str, room_version: str) -> EventChecker:
         return EventChecker(hs, database, integrity, clock, room_id, room_version)
 
-    target = SynapseImportTarget(database, reader, admission, make_checker, clock)
+    target = SynapseImportTarget(database, rooms, admission, make_checker, clock)
     store = SynapseJobStore(database, "import", ImportRequest, ImportProgress, writes_room, clock)
     media = MediaImport(SynapseMediaTarget(hs, database, store, clock), clock)
     runner = None
@@ -91,7 +94,8 @@ def wire_imports(
             return SynapseImportWriter(
                 hs,
                 database,
-                reader,
+                rooms,
+                dag,
                 admission,
                 integrity,
                 repairing,

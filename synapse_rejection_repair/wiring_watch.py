@@ -10,8 +10,8 @@ from synapse.server import HomeServer
 
 from synapse_rejection_repair.adapter.alertchannel import SynapseAlertChannel, rejections_counter
 from synapse_rejection_repair.adapter.clock import ReactorClock
+from synapse_rejection_repair.adapter.listings import Listings
 from synapse_rejection_repair.adapter.process import local_url
-from synapse_rejection_repair.adapter.reader import SynapseReader
 from synapse_rejection_repair.adapter.watch import LogWatch
 from synapse_rejection_repair.adapter.watchstore import SynapseWatchStore
 from synapse_rejection_repair.config import Config
@@ -32,7 +32,7 @@ def wire_watch(
     resource: AdminResource,
     config: Config,
     store: SynapseWatchStore,
-    reader: SynapseReader,
+    listings: Listings,
     diagnostician: Diagnostician,
     clock: ReactorClock,
     healer: Healer | None,
@@ -45,7 +45,7 @@ def wire_watch(
         resource: where the endpoint is to be.
         config: the module's configuration.
         store: the rejections and alerts.
-        reader: the database.
+        listings: what is rejected.
         diagnostician: looks at the rooms that alerts are about.
         clock: tells the time.
         healer: repairs without an admin; `None` where that is not configured.
@@ -58,7 +58,7 @@ def wire_watch(
     watch = Watch(ear, store, clock, config.alert.after)
     channel = SynapseAlertChannel(api, hs, config.alert)
     endpoints = f"{local_url(hs)}{config.path}/{VERSION}"
-    announcer = Announcer(store, channel, reader, diagnostician, clock, endpoints, healer)
+    announcer = Announcer(store, channel, listings, diagnostician, clock, endpoints, healer)
     AlertsServlet(config.path, store).register(resource)
 
     async def poll() -> None:

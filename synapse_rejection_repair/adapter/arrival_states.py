@@ -10,8 +10,8 @@ from synapse.events.snapshot import EventContext
 from synapse.server import HomeServer
 
 from synapse_rejection_repair.adapter.contexts import same_state
+from synapse_rejection_repair.adapter.dag import SynapseDag
 from synapse_rejection_repair.adapter.group_states import GroupStates
-from synapse_rejection_repair.adapter.reader import SynapseReader
 from synapse_rejection_repair.domain.model import StateIds
 
 _REMEMBERED = 20_000
@@ -23,15 +23,15 @@ class ArrivalStates:
 
     Args:
         hs: a homeserver process that writes events.
-        reader: reads the state groups of stored events.
+        dag: reads the state groups of stored events.
         groups: told of the state groups that are made.
     """
 
-    def __init__(self, hs: HomeServer, reader: SynapseReader, groups: GroupStates) -> None:
+    def __init__(self, hs: HomeServer, dag: SynapseDag, groups: GroupStates) -> None:
         self._storage = hs.get_storage_controllers()
         self._store = hs.get_datastores().main
         self._state_handler = hs.get_state_handler()
-        self._reader = reader
+        self._dag = dag
         self._known = groups
         self._groups: OrderedDict[str, int] = OrderedDict()
         self._unstored: set[str] = set()
@@ -40,7 +40,7 @@ class ArrivalStates:
         """Remembers the state groups of those of some events that are stored."""
         unknown = [i for i in set(event_ids) if i not in self._groups]
         if unknown:
-            self._remember(await self._reader.state_groups(unknown))
+            self._remember(await self._dag.state_groups(unknown))
 
     def take(self, event_id: str, context: EventContext) -> None:
         """Takes an event as about to be stored, so that others can follow it."""

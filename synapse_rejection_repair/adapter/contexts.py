@@ -11,7 +11,7 @@ from synapse.events.snapshot import EventContext
 from synapse.server import HomeServer
 from synapse.storage.controllers import StorageControllers
 
-from synapse_rejection_repair.adapter.reader import SynapseReader
+from synapse_rejection_repair.adapter.dag import SynapseDag
 from synapse_rejection_repair.domain.model import StateIds
 from synapse_rejection_repair.ports import Checker, StateReader
 
@@ -38,17 +38,17 @@ class EventContexts:
 
     Args:
         hs: a homeserver process that writes events.
-        reader: reads rooms.
+        dag: reads rooms.
         states: resolves states.
     """
 
-    def __init__(self, hs: HomeServer, reader: SynapseReader, states: StateReader) -> None:
+    def __init__(self, hs: HomeServer, dag: SynapseDag, states: StateReader) -> None:
         self._storage = hs.get_storage_controllers()
         self._store = hs.get_datastores().main
         self._state_handler = hs.get_state_handler()
         resolution = hs.get_state_resolution_handler()
         self._resolved: Any = getattr(resolution, "_conflict_resolution_cache", None)
-        self._reader = reader
+        self._dag = dag
         self._states = states
 
     async def groups(self, event: EventBase, known: Mapping[str, int]) -> dict[str, int]:
@@ -59,7 +59,7 @@ class EventContexts:
             known: the state groups of events that are not stored yet, by event id.
         """
         prevs = event.prev_event_ids()
-        groups = await self._reader.state_groups([p for p in prevs if p not in known])
+        groups = await self._dag.state_groups([p for p in prevs if p not in known])
         return {**groups, **{p: known[p] for p in prevs if p in known}}
 
     async def merges(self, event: EventBase, known: Mapping[str, int]) -> bool:
@@ -97,7 +97,7 @@ class EventContexts:
         # gap when it received the event, and that is what it stored. It is stored again: what
         # Synapse has resolved with the old group, it may have resolved with events in it that
         # were rejected then, and every process remembers that.
-        stored = await self._reader.state_groups([event.event_id])
+        stored = await self._dag.state_groups([event.event_id])
         distinct = {*groups.values(), *stored.values()}
         states = [await self._states.full(group) for group in sorted(distinct)]
         version = event.room_version.identifier

@@ -8,7 +8,7 @@ from synapse_rejection_repair.adapter.admission import Admission
 from synapse_rejection_repair.adapter.arrival_forecast import ArrivalForecast
 from synapse_rejection_repair.adapter.checker import EventChecker
 from synapse_rejection_repair.adapter.database import Database
-from synapse_rejection_repair.adapter.reader import SynapseReader
+from synapse_rejection_repair.adapter.rooms import SynapseRooms
 from synapse_rejection_repair.domain.imports import Held
 from synapse_rejection_repair.ports import Clock
 from synapse_rejection_repair.ports_imports import Source
@@ -19,7 +19,7 @@ class SynapseImportTarget:
 
     Args:
         database: its main database.
-        reader: reads rooms.
+        rooms: reads rooms.
         admission: verifies events.
         make_checker: gives what runs the authorization rules in a room of a version.
         clock: lets the server breathe.
@@ -28,13 +28,13 @@ class SynapseImportTarget:
     def __init__(
         self,
         database: Database,
-        reader: SynapseReader,
+        rooms: SynapseRooms,
         admission: Admission,
         make_checker: Callable[[str, str], EventChecker],
         clock: Clock,
     ) -> None:
         self._database = database
-        self._reader = reader
+        self._rooms = rooms
         self._admission = admission
         self._make_checker = make_checker
         self._clock = clock
@@ -48,8 +48,8 @@ class SynapseImportTarget:
             PartialState: the room's state is still being fetched.
             NotInRoom: no local user is joined.
         """
-        await self._reader.require_repairable(room_id)
-        return await self._reader.require_room(room_id)
+        await self._rooms.require_repairable(room_id)
+        return await self._rooms.require_room(room_id)
 
     async def joined_rooms(self, room_ids: Collection[str]) -> set[str]:
         """Those of the rooms that a user of this server is in."""

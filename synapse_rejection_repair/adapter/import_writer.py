@@ -17,12 +17,13 @@ from synapse_rejection_repair.adapter.arrival_outliers import ArrivalOutliers
 from synapse_rejection_repair.adapter.arrival_states import ArrivalStates
 from synapse_rejection_repair.adapter.arrivals import ArrivalHooks
 from synapse_rejection_repair.adapter.checker import EventChecker
+from synapse_rejection_repair.adapter.dag import SynapseDag
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.group_states import GroupStates
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.integrity import IntegrityCheck
 from synapse_rejection_repair.adapter.jobstore import SynapseJobStore
-from synapse_rejection_repair.adapter.reader import SynapseReader
+from synapse_rejection_repair.adapter.rooms import SynapseRooms
 from synapse_rejection_repair.adapter.skipped import SKIPPED, journal_skipped
 from synapse_rejection_repair.adapter.takeaway import TakenAway, take_away
 from synapse_rejection_repair.domain.imports import (
@@ -59,7 +60,8 @@ class SynapseImportWriter:
     Args:
         hs: a homeserver process that writes events.
         database: its main database.
-        reader: reads rooms.
+        rooms: knows rooms.
+        dag: knows events.
         admission: verifies events.
         integrity: what the checker verifies stored events with.
         hooks: take stored events away while they are stored anew.
@@ -76,7 +78,8 @@ class SynapseImportWriter:
         self,
         hs: HomeServer,
         database: Database,
-        reader: SynapseReader,
+        rooms: SynapseRooms,
+        dag: SynapseDag,
         admission: Admission,
         integrity: IntegrityCheck,
         hooks: PersistenceHooks,
@@ -91,7 +94,7 @@ class SynapseImportWriter:
         self._store = hs.get_datastores().main
         self._federation = hs.get_federation_event_handler()
         self._database = database
-        self._reader = reader
+        self._rooms = rooms
         self._admission = admission
         self._hooks = hooks
         self._arrivals = arrivals
@@ -104,7 +107,7 @@ class SynapseImportWriter:
         groups = GroupStates(hs)
         checker = EventChecker(hs, database, integrity, clock, room_id, room_version)
         self._checker = ArrivalChecker(checker, groups.entries)
-        self._states = ArrivalStates(hs, reader, groups)
+        self._states = ArrivalStates(hs, dag, groups)
         self._outliers = ArrivalOutliers(
             hs, admission, self._checker, source, room_id, room_version, self._keys_from
         )
@@ -254,7 +257,7 @@ class SynapseImportWriter:
     async def _context_at_gap(self, event: EventBase, source: SourceEvent) -> EventContext | None:
         """The state at an event that follows events that nobody has, as the source has it."""
         state = dict(await self._source.state_before(source))
-        unknown = await self._reader.unknown_events(self._room_id, list(state.values()))
+        unknown = await self._rooms.unknown_events(self._room_id, list(state.values()))
         lost = set(await self._outliers.bring(unknown))
         state = {key: event_id for key, event_id in state.items() if event_id not in lost}
         if not state:

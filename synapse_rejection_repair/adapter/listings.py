@@ -8,6 +8,7 @@ from typing import Any
 import attr
 from synapse.storage._base import db_to_json
 from synapse.storage.database import LoggingTransaction
+from typing_extensions import override
 
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.nodes import references
@@ -20,11 +21,11 @@ from synapse_rejection_repair.domain.listing import (
     RoomRow,
 )
 from synapse_rejection_repair.domain.rejected import RoomCount
-from synapse_rejection_repair.ports import Clock
+from synapse_rejection_repair.ports import Clock, ListingReader
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)
-class Listings:
+class Listings(ListingReader):
     """Makes pages of the lists.
 
     Attributes:
@@ -37,8 +38,8 @@ class Listings:
     rejected: RejectedEvents
     clock: Clock
 
+    @override
     async def rooms(self, page: Page) -> Listing[RoomRow]:
-        """The rooms with rejected events."""
         table = await self.rejected.table()
         counts: Mapping[str, RoomCount] = await self.clock.in_thread(table.rooms)
         found = await self.database.rows_of(
@@ -61,10 +62,10 @@ class Listings:
         rows.sort(key=order, reverse=page.backwards)
         return Listing(rows[page.start : page.start + page.limit], len(rows))
 
+    @override
     async def rejections(
         self, room_id: str, wanted: RejectionFilter, page: Page
     ) -> Listing[RejectionRow]:
-        """The rejected events of one room."""
         table = await self.rejected.table()
         ids: Listing[str] = await self.clock.in_thread(table.page, room_id, wanted, page)
         rows = await self.database.run("list_rejections", self._read, ids.rows)

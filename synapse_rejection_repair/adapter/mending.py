@@ -8,9 +8,9 @@ from synapse.server import HomeServer
 from synapse.storage.database import LoggingTransaction
 from synapse.types import StreamKeyType
 
+from synapse_rejection_repair.adapter.dag import SynapseDag
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
-from synapse_rejection_repair.adapter.reader import SynapseReader
 from synapse_rejection_repair.domain.extremities import forward_extremities
 
 
@@ -20,19 +20,19 @@ class RoomMending:
     Args:
         hs: a homeserver process that writes events.
         database: its main database.
-        reader: reads rooms.
+        dag: reads rooms.
         hooks: into Synapse's persistence.
     """
 
     def __init__(
-        self, hs: HomeServer, database: Database, reader: SynapseReader, hooks: PersistenceHooks
+        self, hs: HomeServer, database: Database, dag: SynapseDag, hooks: PersistenceHooks
     ) -> None:
         self._stores = hs.get_datastores()
         self._store = self._stores.main
         self._states = hs.get_storage_controllers().state
         self._notifier = hs.get_notifier()
         self._database = database
-        self._reader = reader
+        self._dag = dag
         self._hooks = hooks
 
     async def mend(self, room_id: str, first: Callable[[], Awaitable[Collection[str]]]) -> None:
@@ -56,10 +56,10 @@ class RoomMending:
         self._notifier.notify_replication()
 
     async def _mend_extremities(self, room_id: str, planned: Collection[str]) -> None:
-        stored = await self._reader.extremities(room_id)
+        stored = await self._dag.extremities(room_id)
         candidates = stored | frozenset(planned)
-        bad = await self._reader.not_standing(candidates)
-        followed = await self._reader.followed(candidates)
+        bad = await self._dag.not_standing(candidates)
+        followed = await self._dag.followed(candidates)
         wanted = forward_extremities(candidates, bad, (), followed)
         if wanted == stored or not wanted:
             return

@@ -14,9 +14,9 @@ from synapse.logging.context import run_in_background
 from synapse.server import HomeServer
 from synapse.util.retryutils import NotRetryingDestination
 
+from synapse_rejection_repair.adapter.dag import SynapseDag
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.nodes import read_nodes
-from synapse_rejection_repair.adapter.reader import SynapseReader
 from synapse_rejection_repair.domain.model import StateIds, StateKey
 from synapse_rejection_repair.domain.peers import Held, PeerAnswer, choose
 from synapse_rejection_repair.errors import UnknownEvent
@@ -36,7 +36,7 @@ class SynapsePeers:
     Args:
         hs: the homeserver.
         database: its main database.
-        reader: reads rooms.
+        dag: reads rooms.
         states: reads states.
         clock: tells the time.
     """
@@ -45,7 +45,7 @@ class SynapsePeers:
         self,
         hs: HomeServer,
         database: Database,
-        reader: SynapseReader,
+        dag: SynapseDag,
         states: StateReader,
         clock: Clock,
     ) -> None:
@@ -55,7 +55,7 @@ class SynapsePeers:
         self._store: Any = hs.get_datastores().main
         self._hosts = hs.get_storage_controllers().state
         self._database = database
-        self._reader = reader
+        self._dag = dag
         self._states = states
         self._clock = clock
 
@@ -147,7 +147,7 @@ class SynapsePeers:
         node = (await read_nodes(self._database, [event_id]))[event_id]
         if node.rejected is None and node.prev_event_ids:
             return await self._states.after(room_id, node.prev_event_ids)
-        groups = await self._reader.state_groups([event_id])
+        groups = await self._dag.state_groups([event_id])
         return await self._states.full(groups[event_id]) if event_id in groups else {}
 
     async def keys(self, event_ids: Collection[str]) -> dict[str, StateKey]:

@@ -13,7 +13,6 @@ from synapse.types.handlers import SLIDING_SYNC_DEFAULT_BUMP_EVENT_TYPES
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.mending import RoomMending
 from synapse_rejection_repair.adapter.nodes import read_nodes, references
-from synapse_rejection_repair.adapter.reader import SynapseReader
 from synapse_rejection_repair.adapter.tables import JOBS, JOURNAL
 from synapse_rejection_repair.adapter.takeaway import (
     OWN_ROWS,
@@ -115,7 +114,6 @@ class SynapseUndoWriter:
     Args:
         hs: a homeserver process that writes events.
         database: its main database.
-        reader: reads rooms.
         history: reads journals.
         mending: brings rooms in line in the end.
         clock: tells the time.
@@ -125,14 +123,12 @@ class SynapseUndoWriter:
         self,
         hs: HomeServer,
         database: Database,
-        reader: SynapseReader,
         history: JournalReader,
         mending: RoomMending,
         clock: Clock,
     ) -> None:
         self._store = hs.get_datastores().main
         self._database = database
-        self._reader = reader
         self._history = history
         self._mending = mending
         self._clock = clock

@@ -16,12 +16,12 @@ from synapse_rejection_repair.adapter.arrivals import ArrivalHooks
 from synapse_rejection_repair.adapter.borrowed import note_borrowed
 from synapse_rejection_repair.adapter.checker import EventChecker
 from synapse_rejection_repair.adapter.contexts import EventContexts
+from synapse_rejection_repair.adapter.dag import SynapseDag
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.door import PersistenceDoor
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.mending import RoomMending
 from synapse_rejection_repair.adapter.newcomers import Newcomers
-from synapse_rejection_repair.adapter.reader import SynapseReader
 from synapse_rejection_repair.adapter.takeaway import TakenAway, journal, take_away
 from synapse_rejection_repair.domain.imports import lowest_of
 from synapse_rejection_repair.domain.model import StateIds, StateKey, Verdict
@@ -37,7 +37,7 @@ class SynapseWriter:
     Args:
         hs: a homeserver process that writes events.
         database: its main database.
-        reader: reads rooms.
+        dag: reads rooms.
         contexts: computes the states before and after events.
         hooks: into Synapse's persistence.
         mending: brings rooms in line in the end.
@@ -49,7 +49,7 @@ class SynapseWriter:
         self,
         hs: HomeServer,
         database: Database,
-        reader: SynapseReader,
+        dag: SynapseDag,
         contexts: EventContexts,
         hooks: PersistenceHooks,
         mending: RoomMending,
@@ -60,7 +60,7 @@ class SynapseWriter:
         self._store = self._stores.main
         self._door = PersistenceDoor(hs)
         self._database = database
-        self._reader = reader
+        self._dag = dag
         self._contexts = contexts
         self._newcomers = Newcomers(hs, contexts)
         self._hooks = hooks
@@ -188,7 +188,7 @@ class SynapseWriter:
             known[step.node.event_id] = group
             pairs.append((event, context))
             await self._clock.breathe()
-        before = await self._reader.state_groups(known)
+        before = await self._dag.state_groups(known)
         now = self._clock.now_ms()
 
         def restate(txn: LoggingTransaction) -> None:

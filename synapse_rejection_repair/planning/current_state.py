@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Set
 from synapse_rejection_repair.domain.model import Node, StateIds, StateKey
 from synapse_rejection_repair.domain.state import StateRef
 from synapse_rejection_repair.planning.event_states import EventStates
-from synapse_rejection_repair.ports import Checker, RoomReader
+from synapse_rejection_repair.ports import Checker, DagReader
 
 
 class CurrentStateCheck:
@@ -20,7 +20,7 @@ class CurrentStateCheck:
         checker: runs the rules.
         events: the states of events.
         nodes: the events that the plan knows.
-        reader: knows when others were stored.
+        dag: knows when others were stored.
     """
 
     def __init__(
@@ -28,12 +28,12 @@ class CurrentStateCheck:
         checker: Checker,
         events: EventStates,
         nodes: Mapping[str, Node],
-        reader: RoomReader,
+        dag: DagReader,
     ) -> None:
         self._checker = checker
         self._events = events
         self._nodes = nodes
-        self._reader = reader
+        self._dag = dag
         self._orderings: dict[str, int] = {}
 
     async def fails(
@@ -92,7 +92,7 @@ class CurrentStateCheck:
     async def _stored_before(self, position: int, event_ids: Collection[str]) -> set[str]:
         others = [i for i in event_ids if i not in self._nodes and i not in self._orderings]
         if others:
-            self._orderings.update(await self._reader.stream_orderings(others))
+            self._orderings.update(await self._dag.stream_orderings(others))
         return {i for i in event_ids if self._ordering(i, position) < position}
 
     def _ordering(self, event_id: str, unknown: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from synapse_rejection_repair.domain.model import Node
 from synapse_rejection_repair.domain.state import StateRef
 from synapse_rejection_repair.planning.states import States
-from synapse_rejection_repair.ports import RoomReader
+from synapse_rejection_repair.ports import DagReader
 
 
 class EventStates:
@@ -15,18 +15,18 @@ class EventStates:
 
     Args:
         states: the states themselves.
-        reader: knows the stored state groups of events.
+        dag: knows the stored state groups of events.
     """
 
-    def __init__(self, states: States, reader: RoomReader) -> None:
+    def __init__(self, states: States, dag: DagReader) -> None:
         self.states = states
-        self._reader = reader
+        self._dag = dag
         self._groups: dict[str, int] = {}
         self._found: dict[str, StateRef] = {}
 
     async def read(self, event_ids: Collection[str]) -> None:
         """Reads what is stored of some events; of all others that is forgotten."""
-        self._groups = await self._reader.state_groups(event_ids)
+        self._groups = await self._dag.state_groups(event_ids)
 
     def stored(self, event_id: str) -> StateRef | None:
         """The stored state of an event; `None` if it has none."""

@@ -9,7 +9,7 @@ import attr
 from synapse_rejection_repair.domain.extremities import accepted_behind, forward_extremities
 from synapse_rejection_repair.domain.facts import RoomFacts
 from synapse_rejection_repair.domain.model import Node
-from synapse_rejection_repair.ports import Clock, RoomReader
+from synapse_rejection_repair.ports import Clock, DagReader
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)
@@ -19,13 +19,13 @@ class Ends:
     Attributes:
         facts: the room as it is.
         followed: the events that an accepted event in the database follows.
-        reader: the database.
+        dag: the database.
         clock: lets the server breathe.
     """
 
     facts: RoomFacts
     followed: Collection[str]
-    reader: RoomReader
+    dag: DagReader
     clock: Clock
 
     async def after(self, received: Iterable[Node]) -> frozenset[str]:
@@ -43,10 +43,10 @@ class Ends:
     async def _nearest_accepted(self) -> frozenset[str]:
         """Where the room goes on if none of its forward extremities can be one."""
         behind = accepted_behind(self.facts.bad_extremities, self.facts.suspects)
-        newest = await self.reader.newest_accepted(self.facts.room_id)
+        newest = await self.dag.newest_accepted(self.facts.room_id)
         for candidates in (behind, set(newest)):
-            standing = candidates & (await self.reader.state_groups(candidates)).keys()
-            ends = standing - await self.reader.followed(standing)
+            standing = candidates & (await self.dag.state_groups(candidates)).keys()
+            ends = standing - await self.dag.followed(standing)
             if ends:
                 return frozenset(ends)
         return self.facts.extremities

@@ -13,7 +13,7 @@ from synapse_rejection_repair.diagnosis import Diagnosis, Diagnostician
 from synapse_rejection_repair.domain.health import healthy
 from synapse_rejection_repair.domain.listing import RejectionFilter
 from synapse_rejection_repair.domain.model import JsonDict
-from synapse_rejection_repair.ports import RoomReader
+from synapse_rejection_repair.ports import ListingReader, RoomReader
 from synapse_rejection_repair.rest import params
 from synapse_rejection_repair.rest.paths import pattern
 from synapse_rejection_repair.rest.serialise import listing, peer_report
@@ -28,25 +28,26 @@ _MOST_SHOWN = 1000
 class RoomsServlet(RestServlet):
     """`GET /rooms`: the rooms with rejected events."""
 
-    def __init__(self, base: str, reader: RoomReader) -> None:
+    def __init__(self, base: str, listings: ListingReader) -> None:
         super().__init__()
         self.PATTERNS = pattern(base, "/rooms")
-        self._reader = reader
+        self._listings = listings
 
     async def on_GET(self, request: SynapseRequest) -> tuple[int, JsonDict]:
         """Answers with a page of the list."""
         page = params.page(params.query(request, params.PAGE), ROOM_ORDERS)
-        rooms = await self._reader.rooms(page)
+        rooms = await self._listings.rooms(page)
         return HTTPStatus.OK, listing("rooms", rooms, page, attr.asdict)
 
 
 class RejectionsServlet(RestServlet):
     """`GET /rooms/{room_id}/rejections`: a room's rejected events."""
 
-    def __init__(self, base: str, reader: RoomReader) -> None:
+    def __init__(self, base: str, rooms: RoomReader, listings: ListingReader) -> None:
         super().__init__()
         self.PATTERNS = pattern(base, "/rooms/(?P<room_id>[^/]+)/rejections")
-        self._reader = reader
+        self._rooms = rooms
+        self._listings = listings
 
     async def on_GET(self, request: SynapseRequest, room_id: str) -> tuple[int, JsonDict]:
         """Answers with a page of the list."""
@@ -60,8 +61,8 @@ class RejectionsServlet(RestServlet):
         wanted = RejectionFilter(
             since_ts, until_ts, query.get("type"), query.get("sender"), query.get("reason")
         )
-        await self._reader.require_room(room_id)
-        rejections = await self._reader.rejections(room_id, wanted, page)
+        await self._rooms.require_room(room_id)
+        rejections = await self._listings.rejections(room_id, wanted, page)
         return HTTPStatus.OK, listing("rejections", rejections, page, attr.asdict)
 
 

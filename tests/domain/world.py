@@ -240,6 +240,9 @@ class World:
             borrowed=frozenset(self.borrowed),
         )
 
+    async def read(self, room_id: str, *, scan: bool = True) -> RoomFacts:
+        return await self.facts(room_id, scan=scan)
+
     def plan(self, scope: Scope | None = None, deliver: Deliver = Deliver.LIVE) -> Plan:
         """A dry run."""
         scope = scope or Scope()
@@ -262,7 +265,8 @@ class World:
         ports: Any = self
         runner = RepairRunner(
             store=ports,
-            reader=ports,
+            rooms=ports,
+            facts=ports,
             planner=self.planner,
             writer=ports,
             make_checker=lambda room_id, version: FakeChecker(self),
@@ -293,7 +297,7 @@ class World:
     def begin(self, work: Callable[[], Awaitable[T]]) -> Awaitable[T]:
         return work()
 
-    # RoomReader.
+    # RoomReader, DagReader and FactsReader.
 
     async def require_room(self, room_id: str) -> str:
         return "10"
