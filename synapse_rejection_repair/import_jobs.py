@@ -97,14 +97,7 @@ class ImportRunner:
             self.media.require_possible(job.request.source, source)
         lacking = await missing(source, self.target, room_id)
         total = job.progress.done + lacking
-        job = await self.store.save(
-            attr.evolve(
-                job,
-                status=Status.ACTIVE,
-                started_ts=job.started_ts or self.clock.now_ms(),
-                progress=attr.evolve(job.progress, total=total),
-            )
-        )
+        job = await self.store.save(job.begun(self.clock.now_ms()).with_progress(total=total))
         if lacking:
             writer = self.make_writer(room_id, version, source, job.request.verify_signatures)
             job = await self._continue_orderings(job)
@@ -114,8 +107,7 @@ class ImportRunner:
             job = await self.media.bring(job, source)
         if job.cancel_requested:
             return attr.evolve(job, status=Status.CANCELLED)
-        progress = attr.evolve(job.progress, total=job.progress.done)
-        return attr.evolve(job, status=Status.COMPLETE, progress=progress)
+        return attr.evolve(job.with_progress(total=job.progress.done), status=Status.COMPLETE)
 
     async def _continue_orderings(self, job: ImportJob) -> ImportJob:
         """Takes over what the room's last import left of the stream orderings it had set aside.

@@ -1,23 +1,22 @@
-"""The loop that carries repairs out: plan, take a few steps, re-check, write, note, go on."""
+"""The loop of a repair: plan, carry out, plan again, until there is nothing left to do."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby, islice
-from operator import eq
+from collections.abc import Sequence
 from typing import Any
 
 import attr
 
+from synapse_rejection_repair.carrying_out import PlanExecutor
 from synapse_rejection_repair.domain.gaps import Gap
 from synapse_rejection_repair.domain.job import Status
+from synapse_rejection_repair.domain.passes import Passes
 from synapse_rejection_repair.domain.plan import Plan
 from synapse_rejection_repair.domain.repair import RepairJob, RepairProgress, RepairRequest
-from synapse_rejection_repair.domain.steps import Action, Step
+from synapse_rejection_repair.domain.steps import Action
 from synapse_rejection_repair.errors import StepFailed
 from synapse_rejection_repair.planner import Planner
 from synapse_rejection_repair.ports import (
-    Checker,
     Clock,
     FactsReader,
     JobStore,
@@ -29,35 +28,11 @@ from synapse_rejection_repair.ports_peers import PeerStates, StatesElsewhere
 from synapse_rejection_repair.statefrom import KeptStates
 from synapse_rejection_repair.undo import Undoing
 
-_CHUNK = 100
-"""How many events are stored at a time: as many as Synapse stores in one transaction."""
-
-_SAVE_EVERY_MS = 500
-"""How often a job's progress is written, in milliseconds."""
-
 _SETTLE_SECONDS = 20.0
 """How long the end of a job waits for events that were on their way in, in seconds.
 
 Not for ever: an event that Synapse fails at stays on its way in.
 """
-
-_FREE_PASSES = 2
-"""How many passes let others write to the room between planning and the plan's end."""
-
-_OVERTAKEN = 2 * _CHUNK
-"""How many events are stored at most while a room's other writes wait."""
-
-_SHORT_MS = 5000
-_PATIENT_PASSES = 10
-"""A plan that takes longer, in milliseconds, is not made while the room's other writes wait,
-unless so many passes have not been enough.
-"""
-
-_MOST_FETCHES = 10
-"""How often a job asks other servers for what it finds missing."""
-
-_FRUITLESS_PASSES = 3
-"""After how many passes without a single step carried out a job gives up."""
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)
@@ -73,13 +48,11 @@ class RepairRunner:
         facts: reads what plans are made from.
         planner: makes plans.
         writer: changes rooms.
-        make_checker: gives a fresh checker for the events of one room.
+        executor: carries plans out.
         undoing: undoes repairs.
         peer_states: gets what is missing of states that were taken from other servers.
         gaps: gets missing events from other servers.
-        clock: lets the server breathe.
-        rest: how long everything else has the database to itself after each chunk, in
-            times that the chunk took.
+        clock: tells the time.
     """
 
     store: JobStore[RepairRequest, RepairProgress]
@@ -87,12 +60,11 @@ class RepairRunner:
     facts: FactsReader
     planner: Planner
     writer: RoomWriter
-    make_checker: Callable[[str, str], Checker]
+    executor: PlanExecutor
     undoing: Undoing
     peer_states: PeerStates
     gaps: GapFiller
     clock: Clock
-    rest: float = 0.0
 
     @property
     def kind(self) -> str:
@@ -123,14 +95,7 @@ class RepairRunner:
         position = job.progress.start_position
         if position is None:
             position = await self.rooms.position(job.room_id)
-        return await self.store.save(
-            attr.evolve(
-                job,
-                status=Status.ACTIVE,
-                started_ts=job.started_ts or self.clock.now_ms(),
-                progress=attr.evolve(job.progress, start_position=position),
-            )
-        )
+        return await self._progress(job.begun(self.clock.now_ms()), start_position=position)
 
     async def _secure(self, job: RepairJob) -> None:
         """Gets the events of borrowed states that are not here: all, or nothing is done."""
@@ -147,15 +112,11 @@ class RepairRunner:
         One pass is not enough where the room goes on meanwhile: what was received just
         before its root was accepted has been rejected by the race.
         """
-        fruitless = passes = fetches = 0
-        before: Plan | None = None
-        asked: set[str] = set()
+        passes = Passes()
         while True:
             began = self.clock.now_ms()
             plan = await self._plan(job)
-            patient = passes < (
-                _FREE_PASSES if self.clock.now_ms() - began < _SHORT_MS else _PATIENT_PASSES
-            )
+            took_ms = self.clock.now_ms() - began
             accepted = len(await self._accepted_by(job))
             job = await self._progress(
                 job,
@@ -166,33 +127,28 @@ class RepairRunner:
                 state_changes=job.progress.state_changes or plan.state_changes,
             )
             if not plan.idle and not job.cancel_requested:
-                if not patient and _stored_by(plan) <= _OVERTAKEN:
+                if passes.overtakes(plan, took_ms):
                     job, plan, carried_out = await self._overtake(job)
                 else:
-                    job, carried_out = await self._carry_out(job, plan)
+                    job, carried_out = await self.executor.carry_out(job, plan)
                     await self.writer.finish(plan)
-                same = before is not None and await self._same(before, plan)
-                fruitless = 0 if carried_out and not same else fruitless + 1
-                before = plan
-                passes += 1
-                if fruitless >= _FRUITLESS_PASSES and not plan.idle:
+                passes = await self.clock.in_thread(passes.after, plan, carried_out)
+                if passes.in_vain and not plan.idle:
                     raise _stuck(plan)
             if job.cancel_requested:
                 await self._tidy(job)
                 return attr.evolve(job, status=Status.CANCELLED)
-            missing = [gap for gap in plan.gaps if gap.event_id not in asked]
-            if plan.idle and missing and fetches < _MOST_FETCHES:
-                # Last, since Synapse would reject it by what was rejected.
-                asked.update(gap.event_id for gap in missing)
-                fetches += 1
-                job = await self._fetch(job, missing)
+            if not plan.idle:
+                await self._settle(job)
                 continue
-            if plan.idle:
-                job = await self._progress(
-                    job, rejected=plan.rejected, done=accepted + plan.rejected
-                )
+            missing = passes.still_missing(plan)
+            if not missing:
+                done = accepted + plan.rejected
+                job = await self._progress(job, rejected=plan.rejected, done=done)
                 return attr.evolve(job, status=Status.COMPLETE)
-            await self._settle(job)
+            # Last, since Synapse would reject it by what was rejected.
+            passes = passes.asking(missing)
+            job = await self._fetch(job, missing)
 
     async def _fetch(self, job: RepairJob, missing: Sequence[Gap]) -> RepairJob:
         """Asks other servers for what is missing, and goes on whatever they answer."""
@@ -215,7 +171,7 @@ class RepairRunner:
         async def mend() -> Plan:
             nonlocal done
             plan = await self._plan(job)
-            done_now, carried_out = await self._carry_out(job, plan)
+            done_now, carried_out = await self.executor.carry_out(job, plan)
             done = done_now, plan, carried_out
             return plan
 
@@ -228,7 +184,9 @@ class RepairRunner:
         facts = await self.facts.read(job.room_id)
         plan = await self.planner.plan(facts, job.request.scope, job.request.deliver, ())
         if not plan.idle:
-            await self._carry_out(attr.evolve(job, cancel_requested=False), plan, stoppable=False)
+            await self.executor.carry_out(
+                attr.evolve(job, cancel_requested=False), plan, stoppable=False
+            )
             await self.writer.finish(plan)
 
     async def _plan(self, job: RepairJob) -> Plan:
@@ -242,53 +200,11 @@ class RepairRunner:
             facts, job.request.scope, job.request.deliver, chosen, _elsewhere(job)
         )
 
-    async def _carry_out(
-        self, job: RepairJob, plan: Plan, *, stoppable: bool = True
-    ) -> tuple[RepairJob, int]:
-        """Carries a plan out as far as its verdicts hold; gives how many steps were done."""
-        version = await self.rooms.require_room(job.room_id)
-        checker = self.make_checker(job.room_id, version)
-        await self.writer.prepare(plan)
-        carried_out = 0
-        saved = self.clock.now_ms()
-        waiting = chunks(plan.steps)
-        rest: list[Step] = []
-        while chunk := rest or next(waiting, []):
-            rest = []
-            began = self.clock.now_ms()
-            if chunk[0].action is Action.REJECT and not any(s.node.damaged for s in chunk):
-                job = _decided(job, rejected=len(chunk))
-                await self.clock.breathe()
-                continue
-            decided = await self.writer.apply(job, chunk, checker)
-            held = [s for s, verdict in decided if verdict.outcome is s.verdict.outcome]
-            carried_out += len(held)
-            job = _decided(
-                job,
-                accepted=sum(s.action is Action.RECEIVE for s in held),
-                rejected=sum(s.action is Action.REJECT for s in held),
-            )
-            now = self.clock.now_ms()
-            if now - saved > _SAVE_EVERY_MS:
-                job, saved = await self.store.save(job), now
-            elif await self.store.cancel_requested(job.job_id):
-                job = attr.evolve(job, cancel_requested=True)
-            if (stoppable and job.cancel_requested) or len(held) < len(decided):
-                break
-            rest = chunk[len(decided) :]
-            await self.clock.pause(self.rest * (self.clock.now_ms() - began) / 1000)
-        return await self.store.save(job), carried_out
-
-    async def _same(self, one: Plan, other: Plan) -> bool:
-        return await self.clock.in_thread(eq, one.steps, other.steps)
-
     async def _accepted_by(self, job: RepairJob) -> frozenset[str]:
         return await self.store.journalled(job.job_id, Action.RECEIVE.value)
 
     async def _progress(self, job: RepairJob, **changes: Any) -> RepairJob:
-        return await self.store.save(
-            attr.evolve(job, progress=attr.evolve(job.progress, **changes))
-        )
+        return await self.store.save(job.with_progress(**changes))
 
     async def _settle(self, job: RepairJob) -> None:
         now = self.clock.now_ms()
@@ -299,32 +215,9 @@ class RepairRunner:
             await self.clock.pause(0.1)
 
 
-def chunks(steps: Sequence[Step]) -> Iterator[list[Step]]:
-    """Cuts a plan into runs of steps that are carried out alike, none too long."""
-    for _, run in groupby(steps, key=lambda s: (s.action, s.backfill)):
-        while alike := list(islice(run, _CHUNK)):
-            yield alike
-
-
 def _elsewhere(job: RepairJob) -> StatesElsewhere | None:
     request = job.request
     return KeptStates(request.state_from, request.borrowed) if request.state_from else None
-
-
-def _stored_by(plan: Plan) -> int:
-    """How many events a plan has stored anew, beside those that it only mends."""
-    return plan.steps.number_of(lambda kind: kind.stores)
-
-
-def _decided(job: RepairJob, accepted: int = 0, rejected: int = 0) -> RepairJob:
-    before = job.progress
-    progress = attr.evolve(
-        before,
-        accepted=before.accepted + accepted,
-        rejected=before.rejected + rejected,
-        done=before.done + accepted + rejected,
-    )
-    return attr.evolve(job, progress=progress)
 
 
 def _stuck(plan: Plan) -> StepFailed:

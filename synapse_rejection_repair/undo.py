@@ -131,15 +131,9 @@ class Undoing:
             plan = await self.planner.plan(repair)
             events, changes = dict(plan.events), plan.state_changes
         job = await self.store.save(
-            attr.evolve(
-                job,
-                status=Status.ACTIVE,
-                started_ts=job.started_ts or self.clock.now_ms(),
-                progress=attr.evolve(
-                    job.progress, total=len(events), done=len(done), state_changes=changes
-                ),
+            job.begun(self.clock.now_ms()).with_progress(
+                total=len(events), done=len(done), state_changes=changes
             )
         )
         await self.writer.undo(job, repair, {i: a for i, a in events.items() if i not in done})
-        progress = attr.evolve(job.progress, done=len(events))
-        return attr.evolve(job, status=Status.COMPLETE, progress=progress)
+        return attr.evolve(job.with_progress(done=len(events)), status=Status.COMPLETE)

@@ -38,6 +38,7 @@ from synapse_rejection_repair.adapter.undoing import JournalReader, SynapseUndoW
 from synapse_rejection_repair.adapter.watchstore import SynapseWatchStore
 from synapse_rejection_repair.adapter.writer import SynapseWriter
 from synapse_rejection_repair.background import Background
+from synapse_rejection_repair.carrying_out import PlanExecutor
 from synapse_rejection_repair.config import Config
 from synapse_rejection_repair.diagnosis import Diagnostician
 from synapse_rejection_repair.domain.repair import RepairProgress, RepairRequest
@@ -136,12 +137,11 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
             facts,
             planner,
             writer,
-            make_checker,
+            PlanExecutor(store, rooms, writer, make_checker, clock, rest),
             undoing,
             peer_states,
             backfill,
             clock,
-            rest,
         )
     background = Background(
         store,

@@ -128,9 +128,7 @@ class SynapseImportWriter:
         if lacking > 0:
             reserved = tuple(sorted((*reserved, *await self._arrivals.reserve(lacking))))
             lowest = lowest or reserved[0][0]
-        return await self._jobs.save(
-            attr.evolve(job, progress=attr.evolve(progress, reserved=reserved, lowest=lowest))
-        )
+        return await self._jobs.save(job.with_progress(reserved=reserved, lowest=lowest))
 
     async def _taken(self, stream_ordering: int | None) -> bool:
         rows = await self._database.rows(

@@ -153,9 +153,7 @@ class SynapseMediaTarget:
             new = [s for s in skipped if str(s.mxc) not in known]
             why = [(str(s.mxc), {"reason": s.reason.value}) for s in new]
             journal_skipped(txn, job.job_id, SKIPPED_MEDIUM, self._clock.now_ms(), why)
-            noted = attr.evolve(
-                job, progress=attr.evolve(job.progress, media=progress.left_out(new))
-            )
+            noted = job.with_progress(media=progress.left_out(new))
             return attr.evolve(noted, cancel_requested=self._jobs.save_in(txn, noted))
 
         return await self._database.run("note_media", note)

@@ -66,3 +66,12 @@ class Job(Generic[Request, Progress]):
     started_ts: int | None = None
     finished_ts: int | None = None
     cancel_requested: bool = False
+
+    def begun(self, now_ms: int) -> Self:
+        """The job once it is carried out, or once again, from a time in milliseconds on."""
+        return attr.evolve(self, status=Status.ACTIVE, started_ts=self.started_ts or now_ms)
+
+    def with_progress(self, **changes: Any) -> Self:
+        """The job with some attributes of its progress changed."""
+        progress: Any = self.progress
+        return attr.evolve(self, progress=attr.evolve(progress, **changes))

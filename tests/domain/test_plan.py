@@ -5,7 +5,7 @@ from typing import Any
 import attr
 import pytest
 
-from synapse_rejection_repair import jobs
+from synapse_rejection_repair.domain.chunks import CHUNK, chunks
 from synapse_rejection_repair.domain.delivery import Deliver, delivered_as_history
 from synapse_rejection_repair.domain.facts import RoomFacts
 from synapse_rejection_repair.domain.model import (
@@ -20,7 +20,6 @@ from synapse_rejection_repair.domain.model import (
 from synapse_rejection_repair.domain.plan import Plan
 from synapse_rejection_repair.domain.scope import Scope
 from synapse_rejection_repair.domain.steps import Action, Step
-from synapse_rejection_repair.jobs import chunks
 from tests.domain.drawing import draw
 
 REFUSED = Verdict(Outcome.REJECT, Check.AUTH_EVENTS, "No")
@@ -209,7 +208,7 @@ def test_what_is_delivered_as_history(
 
 
 def test_chunks_are_alike_short_and_in_order() -> None:
-    most = jobs._CHUNK
+    most = CHUNK
     receive = [step(f"X{n}*", Action.RECEIVE) for n in range(2 * most + 10)]
     backfill = [step(f"B{n}*", Action.RECEIVE, backfill=True) for n in range(3)]
     steps = [*receive, *backfill, REJECT, MARK, RESTATE, INDEX, *receive[:1], REJECT]

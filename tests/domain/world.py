@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 
 import attr
 
+from synapse_rejection_repair.carrying_out import PlanExecutor
 from synapse_rejection_repair.domain.delivery import Deliver
 from synapse_rejection_repair.domain.facts import RoomFacts
 from synapse_rejection_repair.domain.job import Job, Status
@@ -269,7 +270,13 @@ class World:
             facts=ports,
             planner=self.planner,
             writer=ports,
-            make_checker=lambda room_id, version: FakeChecker(self),
+            executor=PlanExecutor(
+                store=ports,
+                rooms=ports,
+                writer=ports,
+                make_checker=lambda room_id, version: FakeChecker(self),
+                clock=ports,
+            ),
             undoing=ports,
             peer_states=ports,
             gaps=ports,

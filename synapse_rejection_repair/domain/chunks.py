@@ -1,0 +1,18 @@
+"""A plan's steps, cut into what is carried out at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from synapse_rejection_repair.domain.batches import batches
+from synapse_rejection_repair.domain.steps import Step
+
+CHUNK = 100
+"""How many events are stored at a time: as many as Synapse stores in one transaction."""
+
+
+def chunks(steps: Sequence[Step]) -> Iterator[list[Step]]:
+    """Cuts a plan into runs of steps that are carried out alike, none too long."""
+    for _, run in groupby(steps, key=lambda s: (s.action, s.backfill)):
+        yield from batches(run, CHUNK)
