@@ -125,8 +125,7 @@ class ImportRunner:
         if not earlier:
             return job
         left = earlier[0].progress
-        progress = attr.evolve(job.progress, reserved=left.reserved, lowest=left.lowest)
-        return attr.evolve(job, progress=progress)
+        return job.with_progress(reserved=left.reserved, lowest=left.lowest)
 
     async def _loop(self, job: ImportJob, source: Source, writer: ImportWriter) -> ImportJob:
         began, done_before = self.clock.now_ms(), job.progress.done
@@ -186,7 +185,4 @@ def _with_rate(job: ImportJob, done: int, seconds: float) -> ImportJob:
         return job
     rate = done / seconds
     left = max(0, job.progress.total - job.progress.done)
-    progress = attr.evolve(
-        job.progress, events_per_second=round(rate, 1), eta_ms=int(left / rate * 1000)
-    )
-    return attr.evolve(job, progress=progress)
+    return job.with_progress(events_per_second=round(rate, 1), eta_ms=int(left / rate * 1000))
