@@ -1,0 +1,175 @@
+"""Storing events that arrive as history, with the import's progress in the same transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import attr
+from synapse.server import HomeServer
+from synapse.storage.database import LoggingTransaction
+
+from synapse_rejection_repair.adapter.arrival_judge import Arriving
+from synapse_rejection_repair.adapter.arrivals import ArrivalHooks
+from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.adapter.hooks import PersistenceHooks
+from synapse_rejection_repair.adapter.jobstore import SynapseJobStore
+from synapse_rejection_repair.adapter.skipped import SKIPPED, journal_skipped
+from synapse_rejection_repair.adapter.takeaway import TakenAway, take_away
+from synapse_rejection_repair.domain.imports import (
+    ImportJob,
+    ImportProgress,
+    ImportRequest,
+    Skipped,
+    lowest_of,
+)
+from synapse_rejection_repair.domain.source import Position
+from synapse_rejection_repair.ports import Clock
+
+Jobs = SynapseJobStore[ImportRequest, ImportProgress]
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class BatchEnd:
+    """What is noted with the last events of a batch.
+
+    Attributes:
+        cursor: the position before which everything is decided.
+        left_out: the events that have been skipped, and those stored as rejected.
+        meanwhile: called once nothing but the commit is left, which needs no Python.
+    """
+
+    cursor: Position
+    left_out: Sequence[Skipped]
+    meanwhile: Callable[[], None]
+
+
+class ArrivalStore:
+    """Stores events of one room, on the process that writes them.
+
+    Args:
+        hs: a homeserver process that writes events.
+        database: its main database.
+        hooks: take stored events away while they are stored anew.
+        arrivals: the import's own part in Synapse's persistence.
+        jobs: the imports.
+        clock: tells the time.
+        room_id: the room.
+    """
+
+    def __init__(
+        self,
+        hs: HomeServer,
+        database: Database,
+        hooks: PersistenceHooks,
+        arrivals: ArrivalHooks,
+        jobs: Jobs,
+        clock: Clock,
+        room_id: str,
+    ) -> None:
+        self._store = hs.get_datastores().main
+        self._federation = hs.get_federation_event_handler()
+        self._database = database
+        self._hooks = hooks
+        self._arrivals = arrivals
+        self._jobs = jobs
+        self._clock = clock
+        self._room_id = room_id
+
+    async def store(
+        self,
+        job: ImportJob,
+        events: Mapping[str, Arriving],
+        outliers: Mapping[str, int],
+        end: BatchEnd | None = None,
+    ) -> ImportJob:
+        """Stores some events; gives the job with its progress.
+
+        Args:
+            job: the import.
+            events: the events by id, parents first.
+            outliers: the stream orderings of those that this server has as outliers.
+            end: what is noted with them; `None` if more of the batch follows.
+        """
+        if not events and end is None:
+            return job
+        now = self._clock.now_ms()
+
+        def take(txn: LoggingTransaction, event_ids: Collection[str]) -> TakenAway:
+            self._store._invalidate_cache_and_stream_bulk(
+                txn, self._store._get_state_group_for_event, [(i,) for i in event_ids]
+            )
+            return take_away(txn, self._room_id, event_ids, event_ids, job.job_id, "import", now)
+
+        # An outlier that was received live is known to clients by its ordering: it keeps it.
+        anew = [
+            i for i, one in events.items() if outliers.get(i, 0) < 0 and not one.context.rejected
+        ]
+        kept = outliers.keys() - set(anew)
+        ordered = [i for i in events if i not in kept]
+        orderings = dict(zip(ordered, lowest_of(job.progress.reserved, len(ordered)), strict=False))
+        progress = _Progress(self._jobs, job, events, orderings, end, now)
+        if not events:
+            await self._database.run("note_import", progress.note, ())
+            return progress.job
+        with (
+            self._hooks.storing_anew(anew, take),
+            self._arrivals.arriving(list(events), orderings, progress.note),
+        ):
+            await self._federation.persist_events_and_notify(
+                self._room_id,
+                [(one.admitted.event, one.context) for one in events.values()],
+                backfilled=True,
+            )
+        return progress.job
+
+
+class _Progress:
+    """An import's progress, as the transactions that store some events note it.
+
+    Args:
+        jobs: the imports.
+        job: the import as it was before.
+        events: the events by id.
+        orderings: the stream orderings that were set aside and are used up.
+        end: what is noted with the last of them.
+        now_ms: the time, in milliseconds.
+    """
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        job: ImportJob,
+        events: Mapping[str, Arriving],
+        orderings: Mapping[str, int],
+        end: BatchEnd | None,
+        now_ms: int,
+    ) -> None:
+        self.job = job
+        self._jobs = jobs
+        self._events = events
+        self._orderings = orderings
+        self._end = end
+        self._now_ms = now_ms
+        self._stored: set[str] = set()
+
+    def note(self, txn: LoggingTransaction, event_ids: Collection[str]) -> None:
+        """Notes that some of the events are stored, once their transaction is committed."""
+        new, end = set(event_ids) - self._stored, self._end
+        progress = self.job.progress.stored(
+            imported=sum(self._events[i].skipped is None for i in new),
+            orderings=sum(i in self._orderings for i in new),
+        )
+        if end is not None and self._stored | new >= self._events.keys():
+            progress = progress.passed(end.cursor, end.left_out)
+            why = [(s.event_id, {"reason": s.reason.value, "error": s.error}) for s in end.left_out]
+            journal_skipped(txn, self.job.job_id, SKIPPED, self._now_ms, why)
+        job = attr.evolve(self.job, progress=progress)
+        job = attr.evolve(job, cancel_requested=self._jobs.save_in(txn, job))
+        if end is not None:
+            end.meanwhile()
+
+        def commit() -> None:
+            self.job = job
+            self._stored |= new
+
+        txn.call_after(commit)
