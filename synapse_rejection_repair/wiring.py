@@ -34,7 +34,8 @@ from synapse_rejection_repair.adapter.rejected import RejectedEvents
 from synapse_rejection_repair.adapter.rooms import SynapseRooms
 from synapse_rejection_repair.adapter.soft_failures import SoftFailureReader
 from synapse_rejection_repair.adapter.states import SynapseStates
-from synapse_rejection_repair.adapter.undoing import JournalReader, SynapseUndoWriter
+from synapse_rejection_repair.adapter.undo_reader import SynapseUndoReader
+from synapse_rejection_repair.adapter.undoing import SynapseUndoWriter
 from synapse_rejection_repair.adapter.watchstore import SynapseWatchStore
 from synapse_rejection_repair.adapter.writer import SynapseWriter
 from synapse_rejection_repair.background import Background
@@ -111,7 +112,7 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
     store = SynapseJobStore(
         database, "repair", RepairRequest, RepairProgress, this_process_writes, clock
     )
-    history = JournalReader(database)
+    history = SynapseUndoReader(database)
     undo_planner = UndoPlanner(store, rooms, history)
     peers = SynapsePeers(hs, database, dag, states, clock)
     peer_events = PeerEvents(hs, database, integrity, make_checker, clock)

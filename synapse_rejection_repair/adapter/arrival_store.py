@@ -13,7 +13,8 @@ from synapse_rejection_repair.adapter.arrivals import ArrivalHooks
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.jobstore import SynapseJobStore
-from synapse_rejection_repair.adapter.skipped import SKIPPED, journal_skipped
+from synapse_rejection_repair.adapter.journal import journal
+from synapse_rejection_repair.adapter.skipped import SKIPPED
 from synapse_rejection_repair.adapter.takeaway import TakenAway, take_away
 from synapse_rejection_repair.domain.imports import (
     ImportJob,
@@ -162,7 +163,7 @@ class _Progress:
         if end is not None and self._stored | new >= self._events.keys():
             progress = progress.passed(end.cursor, end.left_out)
             why = [(s.event_id, {"reason": s.reason.value, "error": s.error}) for s in end.left_out]
-            journal_skipped(txn, self.job.job_id, SKIPPED, self._now_ms, why)
+            journal(txn, self.job.job_id, SKIPPED, self._now_ms, why)
         job = attr.evolve(self.job, progress=progress)
         job = attr.evolve(job, cancel_requested=self._jobs.save_in(txn, job))
         if end is not None:

@@ -17,7 +17,8 @@ from synapse.storage.database import LoggingTransaction
 
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.jobstore import SynapseJobStore
-from synapse_rejection_repair.adapter.skipped import SKIPPED_MEDIUM, journal_skipped
+from synapse_rejection_repair.adapter.journal import journal
+from synapse_rejection_repair.adapter.skipped import SKIPPED_MEDIUM
 from synapse_rejection_repair.adapter.tables import JOURNAL
 from synapse_rejection_repair.domain.imports import ImportJob, ImportProgress, ImportRequest
 from synapse_rejection_repair.domain.media import (
@@ -152,7 +153,7 @@ class SynapseMediaTarget:
             known = self._known(txn, job.job_id, skipped)
             new = [s for s in skipped if str(s.mxc) not in known]
             why = [(str(s.mxc), {"reason": s.reason.value}) for s in new]
-            journal_skipped(txn, job.job_id, SKIPPED_MEDIUM, self._clock.now_ms(), why)
+            journal(txn, job.job_id, SKIPPED_MEDIUM, self._clock.now_ms(), why)
             noted = job.with_progress(media=progress.left_out(new))
             return attr.evolve(noted, cancel_requested=self._jobs.save_in(txn, noted))
 

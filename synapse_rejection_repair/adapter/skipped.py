@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar
-
-from synapse.storage.database import LoggingTransaction
 
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.tables import JOURNAL
@@ -24,29 +22,6 @@ SKIPPED_MEDIUM = "skip_media"
 
 
 _COLUMNS = {"ts": "ts", "event_id": "event_id", "mxc": "event_id"}
-
-
-def journal_skipped(
-    txn: LoggingTransaction,
-    job_id: str,
-    action: str,
-    now: int,
-    skipped: Iterable[tuple[str, Mapping[str, object]]],
-) -> None:
-    """Writes down what a job leaves out.
-
-    Args:
-        txn: the transaction.
-        job_id: the job.
-        action: `SKIPPED` or `SKIPPED_MEDIUM`.
-        now: the time in milliseconds.
-        skipped: what it leaves out, each with why.
-    """
-    txn.execute_batch(
-        f"INSERT INTO {JOURNAL} (job_id, event_id, action, ts, original_rows)"
-        " VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-        [(job_id, what, action, now, json.dumps(why)) for what, why in skipped],
-    )
 
 
 class SynapseSkippedList:

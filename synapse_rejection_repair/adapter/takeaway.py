@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import attr
 from synapse.storage.database import LoggingTransaction, make_in_list_sql_clause
 from synapse.storage.engines import PostgresEngine
 
-from synapse_rejection_repair.adapter.tables import JOURNAL
+from synapse_rejection_repair.adapter.journal import journal
 
 OWN_ROWS = (
     "rejections",
@@ -31,6 +30,9 @@ Not among them: `event_to_state_groups`, which it replaces by itself; and
 `event_auth_chains` with its links, which follow from the auth events alone, stay true and
 are pointed to by other events' (read in Synapse 1.151.0 and 1.163.2).
 """
+
+STATE = "event_to_state_groups"
+"""The table that has the state at each event."""
 
 _SEARCH = "event_search"
 _SNAPSHOTS = "sliding_sync_membership_snapshots"
@@ -56,31 +58,6 @@ class TakenAway:
     tip_parked: bool
 
 
-def journal(
-    txn: LoggingTransaction,
-    job_id: str,
-    action: str,
-    now_ms: int,
-    originals: Iterable[tuple[str, object]],
-) -> None:
-    """Writes what was before an action into the journal, the first time that it is done.
-
-    Args:
-        txn: the transaction that also does it.
-        job_id: the job that does it.
-        action: what it does.
-        now_ms: the time, in milliseconds.
-        originals: each event's id and what was there of it, as JSON can hold it.
-    """
-    rows = [(job_id, i, action, now_ms, json.dumps(was, default=_text)) for i, was in originals]
-    if rows:
-        txn.execute(
-            f"INSERT INTO {JOURNAL} (job_id, event_id, action, ts, original_rows)"
-            f" VALUES {', '.join('(?, ?, ?, ?, ?)' for _ in rows)} ON CONFLICT DO NOTHING",
-            [value for row in rows for value in row],
-        )
-
-
 def take_away(
     txn: LoggingTransaction,
     room_id: str,
@@ -103,7 +80,7 @@ def take_away(
     """
     originals: dict[str, dict[str, list[dict[str, Any]]]] = {i: {} for i in event_ids}
     filled = []
-    for table in ("event_to_state_groups", *OWN_ROWS):
+    for table in (STATE, *OWN_ROWS):
         rows = _select(txn, table, "event_id", event_ids)
         for row in rows:
             originals[row["event_id"]].setdefault(table, []).append(row)
@@ -238,7 +215,3 @@ def _select(
 def _delete(txn: LoggingTransaction, table: str, event_ids: Collection[str]) -> None:
     clause, args = make_in_list_sql_clause(txn.database_engine, "event_id", event_ids)
     txn.execute(f"DELETE FROM {table} WHERE {clause}", args)
-
-
-def _text(value: object) -> str:
-    return bytes(value).decode() if isinstance(value, (bytes, memoryview)) else str(value)

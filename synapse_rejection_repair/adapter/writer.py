@@ -20,9 +20,10 @@ from synapse_rejection_repair.adapter.dag import SynapseDag
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.door import PersistenceDoor
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
+from synapse_rejection_repair.adapter.journal import journal
 from synapse_rejection_repair.adapter.mending import RoomMending
 from synapse_rejection_repair.adapter.newcomers import Newcomers
-from synapse_rejection_repair.adapter.takeaway import TakenAway, journal, take_away
+from synapse_rejection_repair.adapter.takeaway import TakenAway, take_away
 from synapse_rejection_repair.domain.imports import lowest_of
 from synapse_rejection_repair.domain.model import StateIds, StateKey, Verdict
 from synapse_rejection_repair.domain.plan import Plan

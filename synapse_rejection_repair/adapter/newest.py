@@ -1,0 +1,50 @@
+"""What Synapse keeps of a room's newest events, once some events are there no more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from synapse.storage.database import LoggingTransaction
+from synapse.types.handlers import SLIDING_SYNC_DEFAULT_BUMP_EVENT_TYPES
+
+
+def mend_bump_stamp(txn: LoggingTransaction, room_id: str) -> None:
+    """Lets sliding sync sort the room by the newest event that is still in it."""
+    types = sorted(SLIDING_SYNC_DEFAULT_BUMP_EVENT_TYPES)
+    txn.execute(
+        "UPDATE sliding_sync_joined_rooms SET bump_stamp ="
+        " (SELECT MAX(e.stream_ordering) FROM events AS e"
+        "  LEFT JOIN rejections AS r ON r.event_id = e.event_id"
+        "  WHERE e.room_id = ? AND e.stream_ordering > 0 AND NOT e.outlier"
+        f"  AND r.event_id IS NULL AND e.type IN ({', '.join('?' for _ in types)}))"
+        " WHERE room_id = ? AND bump_stamp IS NOT NULL",
+        (room_id, *types, room_id),
+    )
+
+
+def mend_threads(txn: LoggingTransaction, room_id: str, event_ids: Sequence[str]) -> None:
+    """Lets threads end with the newest event that is still in them."""
+    marks = ", ".join("?" for _ in event_ids)
+    txn.execute(
+        f"SELECT thread_id FROM threads WHERE room_id = ? AND latest_event_id IN ({marks})",
+        (room_id, *event_ids),
+    )
+    for (thread_id,) in txn.fetchall():
+        txn.execute(
+            "SELECT e.event_id, e.topological_ordering, e.stream_ordering"
+            " FROM event_relations AS er INNER JOIN events AS e ON e.event_id = er.event_id"
+            " WHERE er.relates_to_id = ? AND er.relation_type = 'm.thread'"
+            " ORDER BY e.topological_ordering DESC, e.stream_ordering DESC LIMIT 1",
+            (thread_id,),
+        )
+        latest = txn.fetchone()
+        if latest is None:
+            txn.execute(
+                "DELETE FROM threads WHERE room_id = ? AND thread_id = ?", (room_id, thread_id)
+            )
+            continue
+        txn.execute(
+            "UPDATE threads SET latest_event_id = ?, topological_ordering = ?,"
+            " stream_ordering = ? WHERE room_id = ? AND thread_id = ?",
+            (*latest, room_id, thread_id),
+        )

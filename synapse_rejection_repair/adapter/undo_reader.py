@@ -1,0 +1,107 @@
+"""What a repair did by its journal, and what came after it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from synapse.storage.database import LoggingTransaction
+from typing_extensions import override
+
+from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.adapter.journal import originals
+from synapse_rejection_repair.adapter.tables import JOBS, JOURNAL
+from synapse_rejection_repair.adapter.takeaway import STATE
+from synapse_rejection_repair.domain.batches import batches
+from synapse_rejection_repair.domain.repair import RepairJob
+from synapse_rejection_repair.domain.steps import Action
+from synapse_rejection_repair.domain.undo import Done
+from synapse_rejection_repair.ports import UndoReader
+
+_AT_ONCE = 100
+"""How many events are looked at in one transaction."""
+
+_ACTIONS = tuple(action.value for action in Action)
+
+
+class SynapseUndoReader(UndoReader):
+    """Reads what repairs did, and what came after.
+
+    Args:
+        database: Synapse's main database.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @override
+    async def journal(self, job_id: str) -> list[tuple[str, str]]:
+        marks = ", ".join("?" for _ in _ACTIONS)
+        return await self._database.rows(
+            "journal",
+            f"SELECT event_id, action FROM {JOURNAL} WHERE job_id = ? AND action IN ({marks})",
+            (job_id, *_ACTIONS),
+        )
+
+    @override
+    async def later_jobs(self, repair: RepairJob, event_ids: Collection[str]) -> list[str]:
+        rows = await self._database.rows_of(
+            "later_jobs",
+            f"SELECT DISTINCT j.job_id, job.created_ts FROM {JOURNAL} AS j"
+            f" INNER JOIN {JOBS} AS job ON job.job_id = j.job_id WHERE",
+            event_ids,
+            "j.event_id",
+        )
+        return sorted(
+            {i for i, created_ts in rows if i != repair.job_id and created_ts >= repair.created_ts}
+        )
+
+    @override
+    async def stateless(self, repair: RepairJob, events: Done) -> list[str]:
+        # Nothing refers to these groups any more: whatever tidies up may take them away.
+        found: list[str] = []
+        for ids in batches(events, _AT_ONCE):
+            found += await self._database.run("stateless", _stateless, repair.job_id, ids, events)
+        return sorted(found)
+
+    @override
+    async def builders(self, repair: RepairJob, events: Done) -> list[str]:
+        received = {i for i, actions in events.items() if Action.RECEIVE in actions}
+        if not received:
+            return []
+        since = repair.started_ts or repair.created_ts
+        following = await self._database.rows_of(
+            "following",
+            "SELECT DISTINCT e.event_id, e.received_ts FROM event_edges AS ee"
+            " INNER JOIN events AS e ON e.event_id = ee.event_id"
+            " LEFT JOIN rejections AS r ON r.event_id = e.event_id"
+            " WHERE r.event_id IS NULL AND",
+            received,
+            "ee.prev_event_id",
+        )
+        # By the newer events, as auth events have no index to be found by.
+        citing = await self._database.rows(
+            "citing",
+            "SELECT e.event_id, ea.auth_id FROM events AS e"
+            " INNER JOIN event_auth AS ea ON ea.event_id = e.event_id"
+            " LEFT JOIN rejections AS r ON r.event_id = e.event_id"
+            " WHERE e.room_id = ? AND e.stream_ordering > ? AND r.event_id IS NULL",
+            (repair.room_id, repair.progress.start_position or 0),
+        )
+        found = {i for i, received_ts in following if received_ts >= since}
+        found.update(i for i, auth_id in citing if auth_id in received)
+        return sorted(found - received)
+
+
+def _stateless(
+    txn: LoggingTransaction, job_id: str, event_ids: Sequence[str], events: Done
+) -> list[str]:
+    groups = dict(originals(txn, job_id, event_ids, Action.RESTATE.value))
+    for action in (Action.RECEIVE, Action.REJECT):
+        ids = [i for i in event_ids if action in events[i]]
+        for event_id, rows in originals(txn, job_id, ids, action.value).items():
+            groups.update((event_id, r["state_group"]) for r in rows.get(STATE, ()))
+    stored = {}
+    for group in {*groups.values()}:
+        txn.execute("SELECT 1 FROM state_groups WHERE id = ?", (group,))
+        stored[group] = txn.fetchone() is not None
+    return [event_id for event_id, group in groups.items() if not stored[group]]
