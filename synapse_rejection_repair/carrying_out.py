@@ -24,7 +24,7 @@ class PlanExecutor:
         store: the jobs.
         rooms: knows rooms.
         writer: changes rooms.
-        make_checker: gives a fresh checker for the events of one room.
+        make_checker: gives a fresh checker for a room of a version.
         clock: lets the server breathe.
         rest: how long everything else has the database to itself after each chunk, in
             times that the chunk took.
@@ -33,7 +33,7 @@ class PlanExecutor:
     store: JobStore[RepairRequest, RepairProgress]
     rooms: RoomReader
     writer: RoomWriter
-    make_checker: Callable[[str, str], Checker]
+    make_checker: Callable[[str], Checker]
     clock: Clock
     rest: float = 0.0
 
@@ -51,7 +51,7 @@ class PlanExecutor:
             The job with its progress, and how many steps were done.
         """
         version = await self.rooms.require_room(job.room_id)
-        checker = self.make_checker(job.room_id, version)
+        checker = self.make_checker(version)
         await self.writer.prepare(plan)
         carried_out = 0
         saved = self.clock.now_ms()

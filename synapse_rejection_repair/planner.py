@@ -58,13 +58,13 @@ class Planner:
     Attributes:
         dag: the database.
         states: stored states and their resolution.
-        make_checker: gives a fresh checker for the events of one room.
+        make_checker: gives a fresh checker for a room of a version.
         clock: lets the server breathe.
     """
 
     dag: DagReader
     states: StateReader
-    make_checker: Callable[[str, str], Checker]
+    make_checker: Callable[[str], Checker]
     clock: Clock
 
     async def plan(
@@ -123,7 +123,7 @@ class Planner:
         affected = await self._affected(facts, chosen, elsewhere)
         soft_failed = {i: node for i, node in facts.soft_failed.items() if i in chosen}
         followed = await self.dag.followed(Union(facts.suspects, soft_failed))
-        checker = self.make_checker(facts.room_id, facts.room_version)
+        checker = self.make_checker(facts.room_version)
         states = States(
             self.states,
             partial(self.states.resolve, facts.room_id, facts.room_version, checker=checker),

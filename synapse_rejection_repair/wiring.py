@@ -99,8 +99,8 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
     facts = SynapseFacts(database, rooms, dag, scan, soft_failures, gaps)
     integrity = IntegrityCheck(hs)
 
-    def make_checker(room_id: str, room_version: str) -> EventChecker:
-        return EventChecker(hs, database, integrity, clock, room_id, room_version)
+    def make_checker(room_version: str) -> EventChecker:
+        return EventChecker(hs, database, integrity, clock, room_version)
 
     def this_process_writes(room_id: str) -> bool:
         return writes_room(hs, room_id)
@@ -180,7 +180,7 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         database,
         rooms,
         dag,
-        integrity,
+        make_checker,
         clock,
         hooks,
         arrivals,

@@ -15,7 +15,6 @@ from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.import_target import SynapseImportTarget
 from synapse_rejection_repair.adapter.import_writer import SynapseImportWriter
-from synapse_rejection_repair.adapter.integrity import IntegrityCheck
 from synapse_rejection_repair.adapter.jobstore import SynapseJobStore
 from synapse_rejection_repair.adapter.media_target import SynapseMediaTarget
 from synapse_rejection_repair.adapter.metrics import ImportMeter
@@ -51,7 +50,7 @@ def wire_imports(
     database: Database,
     rooms: SynapseRooms,
     dag: SynapseDag,
-    integrity: IntegrityCheck,
+    make_checker: Callable[[str], EventChecker],
     clock: ReactorClock,
     hooks: PersistenceHooks | None,
     arrivals: ArrivalHooks | None,
@@ -68,7 +67,7 @@ def wire_imports(
         database: Synapse's main database.
         rooms: knows rooms.
         dag: knows events.
-        integrity: verifies stored events.
+        make_checker: gives a fresh checker for a room of a version.
         clock: the reactor's.
         hooks: into Synapse's persistence, on a process that writes events.
         arrivals: likewise.
@@ -77,9 +76,6 @@ def wire_imports(
     """
     sources = ConfiguredSources(configs, clock)
     admission = Admission(hs, clock)
-
-    def make_checker(room_id: str, room_version: str) -> EventChecker:
-        return EventChecker(hs, database, integrity, clock, room_id, room_version)
 
     target = SynapseImportTarget(database, rooms, admission, make_checker, clock)
     store = SynapseJobStore(database, "import", ImportRequest, ImportProgress, writes_room, clock)
@@ -97,7 +93,7 @@ def wire_imports(
                 rooms,
                 dag,
                 admission,
-                integrity,
+                make_checker,
                 repairing,
                 arriving,
                 store,

@@ -96,11 +96,11 @@ class ArrivalChecker:
             event = make_event_from_dict(
                 event.get_pdu_json(), event.room_version, rejected_reason=RejectedReason.AUTH_ERROR
             )
-        self._checker.remember(event)
+        self._checker.known.remember(event)
 
     async def missing(self, event_ids: Collection[str]) -> list[str]:
         """Those of the events that are neither stored, as whatever, nor kept."""
-        found = await self._checker.events(event_ids)
+        found = await self._checker.known.read(event_ids)
         return [i for i in event_ids if i not in found]
 
 

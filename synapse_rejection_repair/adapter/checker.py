@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter, OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 
 from synapse.api.constants import EventTypes, Membership
 from synapse.api.errors import AuthError, EventSizeError, SynapseError
@@ -16,12 +14,14 @@ from synapse.event_auth import (
     check_state_independent_auth_rules,
     validate_event_for_room_version,
 )
-from synapse.events import EventBase, make_event_from_dict
+from synapse.events import EventBase
 from synapse.server import HomeServer
-from synapse.storage._base import db_to_json
+from typing_extensions import override
 
 from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.adapter.decided_events import DecidedEvents
 from synapse_rejection_repair.adapter.integrity import IntegrityCheck
+from synapse_rejection_repair.adapter.stored_events import read_stored
 from synapse_rejection_repair.domain.model import (
     ACCEPTED,
     Check,
@@ -31,20 +31,10 @@ from synapse_rejection_repair.domain.model import (
     Verdict,
 )
 from synapse_rejection_repair.errors import StepFailed
-from synapse_rejection_repair.ports import Clock, StateLookup
-
-_REMEMBERED = 2000
-"""How many events beside the loaded batch are kept in memory."""
-
-_KEPT_METADATA = ("out_of_band_membership", "send_on_behalf_of", "proactively_send")
-"""What of an event's internal metadata outlives receiving it anew.
-
-The rest is either decided again (`outlier`, `soft_failed`, `recheck_redaction`) or ties
-the event to the request that sent it (`txn_id`, `token_id`, `device_id`).
-"""
+from synapse_rejection_repair.ports import Checker, Clock, StateLookup
 
 
-class EventChecker:
+class EventChecker(Checker):
     """Checks events of one room, taking those decided so far as decided.
 
     Mirrors `FederationEventHandler._check_event_auth` (read in Synapse 1.151.0 and
@@ -55,8 +45,7 @@ class EventChecker:
         database: its main database.
         integrity: verifies hashes and signatures.
         clock: lets the server breathe.
-        room_id: the room.
-        room_version: its version's identifier.
+        room_version: the identifier of the room's version.
     """
 
     def __init__(
@@ -65,7 +54,6 @@ class EventChecker:
         database: Database,
         integrity: IntegrityCheck,
         clock: Clock,
-        room_id: str,
         room_version: str,
     ) -> None:
         self._store = hs.get_datastores().main
@@ -73,30 +61,26 @@ class EventChecker:
         self._database = database
         self._integrity = integrity
         self._clock = clock
-        self._room_id = room_id
         self._room_version = KNOWN_ROOM_VERSIONS[room_version]
-        self._decided: dict[str, bool] = {}
+        self.known = DecidedEvents(database, self._room_version)
         self._batch: dict[str, EventBase] = {}
         self._misnamed: dict[str, EventBase] = {}
         self._broken: dict[str, Verdict] = {}
-        self._remembered: OrderedDict[str, EventBase] = OrderedDict()
-        self.guests: dict[str, EventBase] = {}
 
+    @override
     def decide(self, event_id: str, accepted: bool) -> None:
-        """Takes an event as accepted or as rejected from now on."""
-        self._decided[event_id] = accepted
-        self._remembered.pop(event_id, None)
+        self.known.decide(event_id, accepted)
 
+    @override
     async def load(self, nodes: Sequence[Node], *, verify: bool = True) -> None:
-        """Reads a batch of events and, if told so, verifies their hashes and signatures."""
         self._batch = {}
         self._misnamed = {}
         self._broken = {}
         digests: dict[bytes, EventBase] = {}
-        ids = [node.event_id for node in nodes]
-        for event_id, row in (await self._rows(ids)).items():
+        for stored in await read_stored(self._database, [node.event_id for node in nodes]):
+            event_id = stored.event_id
             try:
-                event = self._build(row, fresh=True)
+                event = stored.as_received(self._room_version)
             except SynapseError as e:
                 self._broken[event_id] = Verdict(Outcome.REJECT, Check.VALIDITY, e.msg)
                 continue
@@ -107,22 +91,18 @@ class EventChecker:
                 self._misnamed[event_id] = event
                 continue
             self._batch[event_id] = event
-            digests[_digest(row)] = event
+            digests[stored.digest] = event
             await self._clock.breathe()
         if verify:
             self._broken.update(await self._integrity.check(digests, self._clock))
         auth_ids = {a for event in self._batch.values() for a in event.auth_event_ids()}
-        await self.events(auth_ids)
+        # At once: all of them are at hand when each is asked for.
+        await self.known.read(auth_ids)
 
     def take(self, event: EventBase) -> None:
         """Takes an event that is not stored as the batch that is loaded."""
         self._batch = {event.event_id: event}
         self._broken = {}
-
-    def remember(self, event: EventBase) -> None:
-        """Takes an event that is not stored yet as one that can be cited."""
-        self._remembered[event.event_id] = event
-        self._remembered.move_to_end(event.event_id)
 
     def event(self, event_id: str) -> EventBase:
         """A loaded event, as it would arrive: not rejected, not stored.
@@ -138,18 +118,12 @@ class EventChecker:
         """A loaded event, even if it is not the one that its id names."""
         return self._batch.get(event_id) or self._misnamed[event_id]
 
+    @override
     def auth_keys(self, node: Node) -> Collection[StateKey]:
-        """The entries of a state that the rules look at for a loaded event."""
         return auth_types_for_event(self._room_version, self._batch[node.event_id])
 
+    @override
     async def check(self, node: Node, state_before: StateLookup | None, *, force: bool) -> Verdict:
-        """The verdict on a loaded event.
-
-        Args:
-            node: the event.
-            state_before: the state before it; `None` for an outlier, which has none.
-            force: accept it though it fails checks 4 or 5.
-        """
         if node.event_id in self._broken:
             return self._broken[node.event_id]
         event = self._batch.get(node.event_id)
@@ -171,7 +145,7 @@ class EventChecker:
         if verdict is not None:
             return verdict
 
-        auth_events = await self.events(event.auth_event_ids())
+        auth_events = await self.known.read(event.auth_event_ids())
         missing = [a for a in event.auth_event_ids() if a not in auth_events]
         if missing:
             return Verdict(
@@ -204,98 +178,31 @@ class EventChecker:
         if Counter(event.auth_event_ids()) == Counter(calculated):
             return ACCEPTED
         try:
-            check_state_dependent_auth_rules(event, await self._accepted(calculated))
+            check_state_dependent_auth_rules(event, await self.known.accepted(calculated))
         except AuthError as e:
             return Verdict(Outcome.REJECT, Check.STATE_BEFORE, e.msg)
         return ACCEPTED
 
+    @override
     async def soft_fails(self, node: Node, current: StateLookup) -> str | None:
-        """Why a loaded event fails against the room's current state (check 6), if it does."""
         event = self._batch[node.event_id]
         state = await current(self.auth_keys(node))
         try:
-            check_state_dependent_auth_rules(event, await self._accepted(state.values()))
+            check_state_dependent_auth_rules(event, await self.known.accepted(state.values()))
         except AuthError as e:
             return e.msg
         return None
 
+    @override
     async def banned(self, user_id: str, current: StateLookup) -> bool:
-        """Whether a user is banned by a state of the room."""
         state = await current([(EventTypes.Member, user_id)])
-        events = await self.events(state.values())
+        events = await self.known.read(state.values())
         return any(event.membership == Membership.BAN for event in events.values())
 
-    async def _accepted(self, event_ids: Collection[str]) -> list[EventBase]:
-        events = await self.events(event_ids)
-        return [e for e in events.values() if e.rejected_reason is None]
-
-    def introduce(self, events: Iterable[EventBase]) -> None:
-        """Makes accepted events known that are not stored."""
-        self.guests.update((event.event_id, event) for event in events)
-
+    @override
     async def not_accepted(self, event_ids: Collection[str]) -> list[str]:
-        """Those of the events that are rejected so far, or not known."""
-        known = await self.events(event_ids)
-        return [i for i in event_ids if i not in known or known[i].rejected_reason is not None]
-
-    async def events(self, event_ids: Collection[str]) -> dict[str, EventBase]:
-        """Events as decided on so far; unknown ids are left out."""
-        found: dict[str, EventBase] = {}
-        missing = []
-        for event_id in event_ids:
-            event = self._remembered.get(event_id)
-            if event_id in self.guests:
-                found[event_id] = self.guests[event_id]
-            elif event is None:
-                missing.append(event_id)
-            else:
-                self._remembered.move_to_end(event_id)
-                found[event_id] = event
-        for event_id, row in (await self._rows(missing)).items():
-            try:
-                event = self._build(row, fresh=False)
-            except SynapseError:
-                continue
-            found[event_id] = self._remembered[event_id] = event
-        while len(self._remembered) > _REMEMBERED:
-            self._remembered.popitem(last=False)
-        return {event_id: found[event_id] for event_id in event_ids if event_id in found}
-
-    async def _rows(self, event_ids: Collection[str]) -> dict[str, tuple[Any, ...]]:
-        rows = await self._database.rows_of(
-            "read_events",
-            "SELECT ej.event_id, ej.json, ej.internal_metadata, r.reason, e.outlier"
-            " FROM event_json AS ej INNER JOIN events AS e USING (event_id)"
-            " LEFT JOIN rejections AS r USING (event_id) WHERE",
-            event_ids,
-            "ej.event_id",
-        )
-        return {row[0]: row for row in rows}
-
-    def _build(self, row: tuple[Any, ...], *, fresh: bool) -> EventBase:
-        event_id, json, metadata, reason, outlier = row
-        accepted = fresh or self._decided.get(event_id, reason is None)
-        internal_metadata = db_to_json(metadata)
-        event_dict = db_to_json(json)
-        if fresh:
-            # Synapse finds out anew what the event replaces, and keeps what is there if nothing.
-            event_dict.get("unsigned", {}).pop("replaces_state", None)
-            internal_metadata = {
-                k: internal_metadata[k] for k in _KEPT_METADATA if k in internal_metadata
-            }
-        event = make_event_from_dict(
-            event_dict=event_dict,
-            room_version=self._room_version,
-            internal_metadata_dict=internal_metadata,
-            rejected_reason=None if accepted else (reason or "auth_error"),
-        )
-        event.internal_metadata.outlier = bool(outlier)
-        return event
-
-
-def _digest(row: tuple[Any, ...]) -> bytes:
-    event_id, json, *_ = row
-    return hashlib.sha256(f"{event_id} {json}".encode()).digest()
+        accepted = {event.event_id for event in await self.known.accepted(event_ids)}
+        return [i for i in event_ids if i not in accepted]
 
 
 def _validity(event: EventBase) -> Verdict | None:

@@ -21,7 +21,7 @@ class SynapseImportTarget:
         database: its main database.
         rooms: reads rooms.
         admission: verifies events.
-        make_checker: gives what runs the authorization rules in a room of a version.
+        make_checker: gives a fresh checker for a room of a version.
         clock: lets the server breathe.
     """
 
@@ -30,7 +30,7 @@ class SynapseImportTarget:
         database: Database,
         rooms: SynapseRooms,
         admission: Admission,
-        make_checker: Callable[[str, str], EventChecker],
+        make_checker: Callable[[str], EventChecker],
         clock: Clock,
     ) -> None:
         self._database = database
@@ -83,5 +83,5 @@ class SynapseImportTarget:
 
     def forecast(self, room_id: str, room_version: str, source: Source) -> ArrivalForecast:
         """What foretells which events of a room would arrive."""
-        checker = self._make_checker(room_id, room_version)
+        checker = self._make_checker(room_version)
         return ArrivalForecast(checker, self._admission, source, self._clock, room_id, room_version)

@@ -18,7 +18,6 @@ from synapse_rejection_repair.adapter.dag import SynapseDag
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.group_states import GroupStates
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
-from synapse_rejection_repair.adapter.integrity import IntegrityCheck
 from synapse_rejection_repair.adapter.rooms import SynapseRooms
 from synapse_rejection_repair.domain.imports import ImportJob, Skipped
 from synapse_rejection_repair.domain.source import Position, SourceEvent
@@ -38,7 +37,7 @@ class SynapseImportWriter(ImportWriter):
         rooms: knows rooms.
         dag: knows events.
         admission: verifies events.
-        integrity: what the checker verifies stored events with.
+        make_checker: gives a fresh checker for a room of a version.
         hooks: take stored events away while they are stored anew.
         arrivals: the import's own part in Synapse's persistence.
         jobs: the imports.
@@ -56,7 +55,7 @@ class SynapseImportWriter(ImportWriter):
         rooms: SynapseRooms,
         dag: SynapseDag,
         admission: Admission,
-        integrity: IntegrityCheck,
+        make_checker: Callable[[str], EventChecker],
         hooks: PersistenceHooks,
         arrivals: ArrivalHooks,
         jobs: Jobs,
@@ -75,7 +74,7 @@ class SynapseImportWriter(ImportWriter):
         self._room_version = room_version
         self._keys_from = source if verify else None
         groups = GroupStates(hs)
-        checker = EventChecker(hs, database, integrity, clock, room_id, room_version)
+        checker = make_checker(room_version)
         self._checker = ArrivalChecker(checker, groups.entries)
         self._states = ArrivalStates(hs, dag, groups)
         outliers = ArrivalOutliers(

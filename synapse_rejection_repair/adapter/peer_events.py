@@ -33,7 +33,7 @@ _MOST_MISSING = 1000
 
 _TICK = 0.05
 
-MakeChecker = Callable[[str, str], EventChecker]
+MakeChecker = Callable[[str], EventChecker]
 
 
 class PeerEvents:
@@ -43,7 +43,7 @@ class PeerEvents:
         hs: the homeserver.
         database: its main database.
         integrity: verifies hashes and signatures.
-        make_checker: gives a fresh checker for the events of one room.
+        make_checker: gives a fresh checker for a room of a version.
         clock: tells the time.
     """
 
@@ -150,7 +150,7 @@ class PeerEvents:
         )
         for event_id, verdict in sorted(failed.items()):
             raise PeerStateRefused(server, event_id, verdict.error or "")
-        checker = self._make_checker(room_id, room_version)
+        checker = self._make_checker(room_version)
         ordered = _parents_first(fetched)
         for circular in sorted(fetched.keys() - set(ordered)):
             raise PeerStateRefused(server, circular, "it cites itself, through others")
@@ -158,7 +158,7 @@ class PeerEvents:
             verdict = await checker.authorise(fetched[event_id])
             if not verdict.accepted:
                 raise PeerStateRefused(server, event_id, verdict.error or "")
-            checker.introduce([fetched[event_id]])
+            checker.known.introduce([fetched[event_id]])
             await self._clock.breathe()
 
 

@@ -178,7 +178,7 @@ class AskedServer:
         if answer is None:
             return None
         state, fetched = answer
-        checker.introduce(fetched.values())
+        checker.known.introduce(fetched.values())
         return state
 
 

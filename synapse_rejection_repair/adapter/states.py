@@ -29,7 +29,7 @@ class _WithDecided(StateResolutionStore):
     async def get_events(
         self, event_ids: Collection[str], allow_rejected: bool = False
     ) -> dict[str, EventBase]:
-        events = await self._checker.events(event_ids)
+        events = await self._checker.known.read(event_ids)
         return {
             event_id: event
             for event_id, event in events.items()
@@ -79,7 +79,7 @@ class SynapseStates:
         assert isinstance(checker, EventChecker)
         version = KNOWN_ROOM_VERSIONS[room_version]
         # The algorithms look up in the database who cites whom, but for events that they are given.
-        unstored = dict(checker.guests)
+        unstored = dict(checker.known.guests)
         store = _WithDecided(self._stores.main, self._stores.state_deletion, checker)
         if version.state_res == StateResolutionVersions.V1:
             resolved = await v1.resolve_events_with_store(

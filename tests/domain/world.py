@@ -220,7 +220,7 @@ class World:
     @property
     def planner(self) -> Planner:
         ports: Any = self
-        return Planner(ports, ports, lambda room_id, version: FakeChecker(self), ports)
+        return Planner(ports, ports, lambda version: FakeChecker(self), ports)
 
     async def facts(self, room_id: str = ROOM, *, scan: bool = True) -> RoomFacts:
         suspects = {i: n for i, n in self.nodes.items() if n.rejected or n.damaged}
@@ -274,7 +274,7 @@ class World:
                 store=ports,
                 rooms=ports,
                 writer=ports,
-                make_checker=lambda room_id, version: FakeChecker(self),
+                make_checker=lambda version: FakeChecker(self),
                 clock=ports,
             ),
             undoing=ports,

@@ -1,0 +1,75 @@
+"""The events that others cite, as a plan or an import has decided on them so far."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Iterable
+
+from synapse.api.errors import SynapseError
+from synapse.api.room_versions import RoomVersion
+from synapse.events import EventBase
+
+from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.adapter.stored_events import read_stored
+
+_REMEMBERED = 2000
+"""How many events are kept in memory."""
+
+
+class DecidedEvents:
+    """Gives events, each of them accepted or rejected as was decided, or else as it is stored.
+
+    Args:
+        database: Synapse's.
+        version: the room's version.
+    """
+
+    def __init__(self, database: Database, version: RoomVersion) -> None:
+        self.guests: dict[str, EventBase] = {}
+        self._database = database
+        self._version = version
+        self._decided: dict[str, bool] = {}
+        self._remembered: OrderedDict[str, EventBase] = OrderedDict()
+
+    def decide(self, event_id: str, accepted: bool) -> None:
+        """Takes an event as accepted or as rejected from now on."""
+        self._decided[event_id] = accepted
+        self._remembered.pop(event_id, None)
+
+    def remember(self, event: EventBase) -> None:
+        """Takes an event that is not stored yet as one that can be cited."""
+        self._remembered[event.event_id] = event
+        self._remembered.move_to_end(event.event_id)
+
+    def introduce(self, events: Iterable[EventBase]) -> None:
+        """Makes accepted events known that are not stored."""
+        self.guests.update((event.event_id, event) for event in events)
+
+    async def read(self, event_ids: Collection[str]) -> dict[str, EventBase]:
+        """Some events by id; unknown ids are left out."""
+        found: dict[str, EventBase] = {}
+        missing = []
+        for event_id in event_ids:
+            event = self._remembered.get(event_id)
+            if event_id in self.guests:
+                found[event_id] = self.guests[event_id]
+            elif event is None:
+                missing.append(event_id)
+            else:
+                self._remembered.move_to_end(event_id)
+                found[event_id] = event
+        for stored in await read_stored(self._database, missing):
+            accepted = self._decided.get(stored.event_id, stored.reason is None)
+            try:
+                event = stored.as_decided(self._version, accepted)
+            except SynapseError:
+                continue
+            found[stored.event_id] = self._remembered[stored.event_id] = event
+        while len(self._remembered) > _REMEMBERED:
+            self._remembered.popitem(last=False)
+        return {event_id: found[event_id] for event_id in event_ids if event_id in found}
+
+    async def accepted(self, event_ids: Collection[str]) -> list[EventBase]:
+        """Those of the events that are known, and accepted so far."""
+        events = await self.read(event_ids)
+        return [e for e in events.values() if e.rejected_reason is None]

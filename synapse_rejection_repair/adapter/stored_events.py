@@ -1,0 +1,85 @@
+"""Events as the database has them, made into Synapse's own objects."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+
+import attr
+from synapse.api.room_versions import RoomVersion
+from synapse.events import EventBase, make_event_from_dict
+from synapse.storage._base import db_to_json
+
+from synapse_rejection_repair.adapter.database import Database
+
+_KEPT_METADATA = ("out_of_band_membership", "send_on_behalf_of", "proactively_send")
+"""What of an event's internal metadata outlives receiving it anew.
+
+The rest is either decided again (`outlier`, `soft_failed`, `recheck_redaction`) or ties
+the event to the request that sent it (`txn_id`, `token_id`, `device_id`).
+"""
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class StoredEvent:
+    """An event as the database has it.
+
+    Attributes:
+        event_id: the id that it is stored under.
+        json: its JSON.
+        metadata: its internal metadata, as JSON.
+        reason: why it was rejected; `None` if it was accepted.
+        outlier: whether it is an outlier.
+    """
+
+    event_id: str
+    json: str
+    metadata: str
+    reason: str | None
+    outlier: bool
+
+    @property
+    def digest(self) -> bytes:
+        """What tells it from all others."""
+        return hashlib.sha256(f"{self.event_id} {self.json}".encode()).digest()
+
+    def as_received(self, version: RoomVersion) -> EventBase:
+        """The event as it would arrive: not rejected, not stored.
+
+        Raises:
+            SynapseError: it is no event of such a room.
+        """
+        pdu, metadata = db_to_json(self.json), db_to_json(self.metadata)
+        # Synapse finds out anew what the event replaces, and keeps what is there if nothing.
+        pdu.get("unsigned", {}).pop("replaces_state", None)
+        kept = {k: metadata[k] for k in _KEPT_METADATA if k in metadata}
+        event = make_event_from_dict(pdu, version, internal_metadata_dict=kept)
+        event.internal_metadata.outlier = bool(self.outlier)
+        return event
+
+    def as_decided(self, version: RoomVersion, accepted: bool) -> EventBase:
+        """The event as it is stored, but accepted or rejected as is said.
+
+        Raises:
+            SynapseError: it is no event of such a room.
+        """
+        rejected = None if accepted else (self.reason or "auth_error")
+        pdu, metadata = db_to_json(self.json), db_to_json(self.metadata)
+        event = make_event_from_dict(
+            pdu, version, internal_metadata_dict=metadata, rejected_reason=rejected
+        )
+        event.internal_metadata.outlier = bool(self.outlier)
+        return event
+
+
+async def read_stored(database: Database, event_ids: Collection[str]) -> list[StoredEvent]:
+    """The events of those ids that are stored with their JSON."""
+    rows = await database.rows_of(
+        "read_events",
+        "SELECT ej.event_id, ej.json, ej.internal_metadata, r.reason, e.outlier"
+        " FROM event_json AS ej INNER JOIN events AS e USING (event_id)"
+        " LEFT JOIN rejections AS r USING (event_id) WHERE",
+        event_ids,
+        "ej.event_id",
+    )
+    return [StoredEvent(*row) for row in rows]
