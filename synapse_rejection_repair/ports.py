@@ -206,7 +206,8 @@ class RoomWriter(Protocol):
         """Re-checks a few steps of a plan and carries out what still holds.
 
         Each event's own rows are journalled and taken away, and the event is stored
-        anew, in one transaction. The steps must all be carried out alike.
+        anew, in one transaction. The steps must all be carried out alike (`action` and
+        `backfill` are the same).
 
         Returns:
             What was decided of each step, from the first on; the rest is for another
@@ -215,10 +216,19 @@ class RoomWriter(Protocol):
         """
 
     async def finish(self, plan: Plan) -> None:
-        """Brings forward extremities and current state in line with the accepted events."""
+        """Brings forward extremities and current state in line with the accepted events.
+
+        Args:
+            plan: the plan that was carried out, as far as it was.
+        """
 
     async def finish_after(self, room_id: str, work: Callable[[], Awaitable[Plan]]) -> None:
-        """Likewise, once `work` has given its plan; meanwhile nobody else stores in the room."""
+        """Does the same after some work during which nobody else stores events in the room.
+
+        Args:
+            room_id: the room.
+            work: what to do; gives the plan that it carried out.
+        """
 
     def attending(self, room_id: str) -> AbstractContextManager[None]:
         """While it lasts, what arrives in the room is looked at again before it is stored."""
@@ -260,10 +270,18 @@ class JobStore(Protocol[Request, Progress]):
     """Keeps jobs of one kind in the module's own tables."""
 
     async def create(self, room_id: str, request: Request) -> Job[Request, Progress]:
-        """A new job; raises `JobRunning` where the room has one of whatever kind."""
+        """A new job.
+
+        Raises:
+            JobRunning: the room has one, of whatever kind, that is not over.
+        """
 
     async def get(self, job_id: str) -> Job[Request, Progress]:
-        """The job; raises `UnknownJob`."""
+        """The job.
+
+        Raises:
+            UnknownJob: there is none of that id and kind.
+        """
 
     async def page(
         self, page: Page, room_id: str | None, status: Status | None
@@ -271,7 +289,7 @@ class JobStore(Protocol[Request, Progress]):
         """The jobs, of one room or status where given."""
 
     async def unfinished(self) -> list[Job[Request, Progress]]:
-        """The jobs that wait for this process, or that it was at when it ended."""
+        """The jobs that are not over in rooms whose events this process writes."""
 
     async def save(self, job: Job[Request, Progress]) -> Job[Request, Progress]:
         """Writes a job's progress or end; gives it back with any request to cancel it."""
@@ -280,7 +298,12 @@ class JobStore(Protocol[Request, Progress]):
         """Whether the job has been asked to stop."""
 
     async def cancel(self, job_id: str) -> Job[Request, Progress]:
-        """Asks a job to stop; raises `UnknownJob` or `JobOver`."""
+        """Asks a job to stop at the next opportunity.
+
+        Raises:
+            UnknownJob: there is none of that id and kind.
+            JobOver: it has ended.
+        """
 
     async def journalled(self, job_id: str, action: str) -> frozenset[str]:
         """The events that the job has done something with so far, as its journal has them."""

@@ -123,7 +123,13 @@ class Sources(Protocol):
         """Their names."""
 
     async def open(self, name: str) -> Source:
-        """Opens one; raises `UnknownSource`, `SourceUnavailable` or `SourceRefused`."""
+        """Opens one of them.
+
+        Raises:
+            UnknownSource: the configuration names none such.
+            SourceUnavailable: it cannot be opened.
+            SourceRefused: it is none of Synapse's, or too old.
+        """
 
 
 class Forecast(Protocol):
@@ -141,7 +147,11 @@ class ImportTarget(Protocol):
     """This server, as the place that history is imported into."""
 
     async def require_room(self, room_id: str) -> str:
-        """The room's version; raises what `RoomReader.require_repairable` raises."""
+        """The room's version.
+
+        Raises:
+            RepairError: as `RoomReader.require_repairable`.
+        """
 
     async def joined_rooms(self, room_ids: Collection[str]) -> set[str]:
         """Those of the rooms that a user of this server is in."""

@@ -17,7 +17,11 @@ class Peers(Protocol):
         """Asks some servers of a room for the state before an event, all at once."""
 
     async def room_of(self, event_id: str) -> tuple[str, str]:
-        """The room and the sender of an event; raises `UnknownEvent`."""
+        """The room and the sender of an event.
+
+        Raises:
+            UnknownEvent: this server does not have it.
+        """
 
     async def state_before(self, room_id: str, event_id: str) -> StateIds:
         """The state before an event, as it is here."""
@@ -27,11 +31,13 @@ class Peers(Protocol):
 
 
 class StatesElsewhere(Protocol):
-    """The states before events as another server has them, for one plan."""
+    """The states before events as another server has them, for one plan.
 
-    @property
-    def server(self) -> str:
-        """The server."""
+    Attributes:
+        server: the server.
+    """
+
+    server: str
 
     @property
     def expected(self) -> Collection[str]:
@@ -44,6 +50,11 @@ class StatesElsewhere(Protocol):
             node: the event.
             ours: the state before it here.
             checker: is told of events that are in that state, and not stored here.
+
+        Raises:
+            StateMoved: ours is not what it was when that state was taken.
+            PeerFailed: the server does not answer.
+            PeerStateRefused: it answers with an event that cannot be believed.
         """
 
 
@@ -59,7 +70,11 @@ class PeerStates(Protocol):
     """Other servers, as those that the state before an event may be taken from."""
 
     async def require_peer(self, room_id: str, server: str) -> None:
-        """Raises `InvalidParam` if the server cannot be asked about the room."""
+        """Checks that a server is, or was, in a room.
+
+        Raises:
+            InvalidParam: it is this server, or was never in the room.
+        """
 
     def elsewhere(self, room_id: str, room_version: str, server: str) -> AskedStates:
         """What a server has, asked for when it is needed. Writes nothing."""
@@ -67,4 +82,9 @@ class PeerStates(Protocol):
     async def secure(
         self, room_id: str, room_version: str, server: str, event_ids: Collection[str]
     ) -> None:
-        """Stores those of some events that are missing here as outliers, got from a server."""
+        """Stores those of some events that are missing here as outliers, got from a server.
+
+        Raises:
+            PeerFailed: it does not answer.
+            PeerStateRefused: it does not give an event, or one that cannot be believed.
+        """

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+from typing_extensions import override
+
 from synapse_rejection_repair.domain.borrowed import BorrowedState
 from synapse_rejection_repair.domain.model import Node, StateIds
 from synapse_rejection_repair.errors import StateMoved
 from synapse_rejection_repair.ports import Checker
+from synapse_rejection_repair.ports_peers import StatesElsewhere
 
 
-class KeptStates:
+class KeptStates(StatesElsewhere):
     """What a job was made with. The server is not asked again, so it cannot answer otherwise.
 
     Args:
@@ -23,16 +26,12 @@ class KeptStates:
         self._kept = {one.event_id: one for one in borrowed}
 
     @property
+    @override
     def expected(self) -> Collection[str]:
-        """The events before which a state is known by now."""
         return self._kept.keys()
 
+    @override
     async def state_before(self, node: Node, ours: StateIds, checker: Checker) -> StateIds | None:
-        """The state before an event; `None` where there was none.
-
-        Raises:
-            StateMoved: the state before it here is not what it was.
-        """
         kept = self._kept.get(node.event_id)
         if kept is None:
             return None

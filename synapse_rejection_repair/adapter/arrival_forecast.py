@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+from typing_extensions import override
+
 from synapse_rejection_repair.adapter.admission import Admission, Admitted
 from synapse_rejection_repair.adapter.arrival_checker import ArrivalChecker
 from synapse_rejection_repair.adapter.checker import EventChecker
@@ -11,10 +13,10 @@ from synapse_rejection_repair.domain.imports import Skip, Skipped
 from synapse_rejection_repair.domain.model import Check, StateIds, StateKey
 from synapse_rejection_repair.domain.source import SourceEvent
 from synapse_rejection_repair.ports import Clock
-from synapse_rejection_repair.ports_imports import Source
+from synapse_rejection_repair.ports_imports import Forecast, Source
 
 
-class ArrivalForecast:
+class ArrivalForecast(Forecast):
     """Runs an import's checks on events of one room, on the states that the source has.
 
     Args:
@@ -43,12 +45,8 @@ class ArrivalForecast:
         self._room_version = room_version
         self._rejected: set[str] = set()
 
+    @override
     async def inspect(self, events: Sequence[SourceEvent]) -> tuple[list[Skipped], list[str]]:
-        """Those of the events that would not be accepted, and those that would arrive redacted.
-
-        Args:
-            events: events that the source has accepted, in its order.
-        """
         admitted, skipped = await self._admission.check(self._room_id, self._room_version, events)
         await self._fetch({i for a in admitted for i in a.event.auth_event_ids()})
         before = await self._source.groups_before([a.source for a in admitted])

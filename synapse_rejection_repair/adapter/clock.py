@@ -15,13 +15,16 @@ from synapse.logging.context import (
 )
 from synapse.server import HomeServer
 from synapse.util.duration import Duration
+from typing_extensions import override
+
+from synapse_rejection_repair.ports import Clock
 
 T = TypeVar("T")
 _SLICE = 0.003
 """How long a task may hold the reactor before it gives way, in seconds."""
 
 
-class ReactorClock:
+class ReactorClock(Clock):
     """Synapse's clock.
 
     Args:
@@ -33,27 +36,27 @@ class ReactorClock:
         self._reactor = hs.get_reactor()
         self._since = time.monotonic()
 
+    @override
     def now_ms(self) -> int:
-        """The time in milliseconds since the epoch."""
         return int(self._clock.time_msec())
 
+    @override
     async def pause(self, seconds: float = 0) -> None:
-        """Lets everything else run, for at least that many seconds."""
         await self._clock.sleep(Duration(seconds=seconds))
         self._since = time.monotonic()
 
+    @override
     async def breathe(self) -> None:
-        """Lets everything else run, if this task has held the reactor for long."""
         if time.monotonic() - self._since > _SLICE:
             await self.pause()
 
+    @override
     async def in_thread(self, func: Callable[..., T], *args: object) -> T:
-        """Runs a pure function of much data in a thread."""
         result: T = await defer_to_thread(self._reactor, func, *args)
         return result
 
+    @override
     def from_thread(self, func: Callable[[], None]) -> Callable[[], None]:
-        """Gives what any thread may call to have a function called where everything else runs."""
         context = current_context()
 
         def run() -> None:
@@ -62,8 +65,8 @@ class ReactorClock:
 
         return lambda: self._reactor.callFromThread(run)
 
+    @override
     def begin(self, work: Callable[[], Awaitable[T]]) -> Awaitable[T]:
-        """Begins some work at once; gives what to await its result by, which must be done."""
         running = run_in_background(work)
 
         async def result() -> T:

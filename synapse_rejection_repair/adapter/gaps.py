@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 import attr
 from synapse.logging.context import run_in_background
 from synapse.server import HomeServer
+from typing_extensions import override
 
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.nodes import read_nodes
@@ -15,6 +16,7 @@ from synapse_rejection_repair.adapter.tables import JOBS, JOURNAL
 from synapse_rejection_repair.domain.gaps import Gap, Membership, Missing, stay_began
 from synapse_rejection_repair.domain.model import Node
 from synapse_rejection_repair.ports import Clock
+from synapse_rejection_repair.ports_gaps import GapFiller
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +142,7 @@ def _leading_out(suspects: Mapping[str, Node], floor: int) -> list[tuple[str, No
     ]
 
 
-class Backfill:
+class Backfill(GapFiller):
     """Gets missing events by Synapse's own backfill.
 
     That is `FederationEventHandler.backfill` (read in Synapse 1.151.0 and 1.163.2). It checks all
@@ -169,19 +171,10 @@ class Backfill:
         self._servers = servers
         self._clock = clock
 
+    @override
     async def fill(
         self, room_id: str, gaps: Sequence[Gap], cancelled: Callable[[], Awaitable[bool]]
     ) -> int:
-        """Asks other servers for missing events, and for what is missing behind them.
-
-        Args:
-            room_id: the room.
-            gaps: what is missing.
-            cancelled: whether to stop.
-
-        Returns:
-            How many events have come. A server that does not answer is no error.
-        """
         before = await self._lowest(room_id)
         cited_by = await read_nodes(self._database, {i for gap in gaps for i in gap.cited_by[:1]})
         waiting = [(g.event_id, cited_by[g.cited_by[0]].sender) for g in gaps]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
+from typing_extensions import override
+
 from synapse_rejection_repair.adapter.admission import Admission
 from synapse_rejection_repair.adapter.arrival_forecast import ArrivalForecast
 from synapse_rejection_repair.adapter.checker import EventChecker
@@ -11,10 +13,10 @@ from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.rooms import SynapseRooms
 from synapse_rejection_repair.domain.imports import Held
 from synapse_rejection_repair.ports import Clock
-from synapse_rejection_repair.ports_imports import Source
+from synapse_rejection_repair.ports_imports import ImportTarget, Source
 
 
-class SynapseImportTarget:
+class SynapseImportTarget(ImportTarget):
     """This server, as the place that history is imported into.
 
     Args:
@@ -39,20 +41,13 @@ class SynapseImportTarget:
         self._make_checker = make_checker
         self._clock = clock
 
+    @override
     async def require_room(self, room_id: str) -> str:
-        """The room's version.
-
-        Raises:
-            UnknownRoom: this server has never heard of the room.
-            UnsupportedRoomVersion: the room's version is not known.
-            PartialState: the room's state is still being fetched.
-            NotInRoom: no local user is joined.
-        """
         await self._rooms.require_repairable(room_id)
         return await self._rooms.require_room(room_id)
 
+    @override
     async def joined_rooms(self, room_ids: Collection[str]) -> set[str]:
-        """Those of the rooms that a user of this server is in."""
         rows = await self._database.rows_of(
             "joined_rooms",
             "SELECT DISTINCT room_id FROM local_current_membership WHERE membership = 'join' AND",
@@ -61,8 +56,8 @@ class SynapseImportTarget:
         )
         return {room_id for (room_id,) in rows}
 
+    @override
     async def held(self, event_ids: Collection[str]) -> dict[str, Held]:
-        """How this server has those of the events that it has."""
         rows = await self._database.rows_of(
             "held",
             "SELECT e.event_id, e.outlier, r.event_id IS NOT NULL FROM events AS e"
@@ -81,7 +76,7 @@ class SynapseImportTarget:
             for event_id, outlier, rejected in rows
         }
 
+    @override
     def forecast(self, room_id: str, room_version: str, source: Source) -> ArrivalForecast:
-        """What foretells which events of a room would arrive."""
         checker = self._make_checker(room_version)
         return ArrivalForecast(checker, self._admission, source, self._clock, room_id, room_version)

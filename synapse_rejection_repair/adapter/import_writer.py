@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 
 from synapse.server import HomeServer
+from typing_extensions import override
 
 from synapse_rejection_repair.adapter.admission import Admission, Admitted
 from synapse_rejection_repair.adapter.arrival_checker import ArrivalChecker
@@ -83,11 +84,11 @@ class SynapseImportWriter(ImportWriter):
         self._judge = ArrivalJudge(self._checker, self._states, outliers, rooms, source, room_id)
         self._store = ArrivalStore(hs, database, hooks, arrivals, jobs, clock, room_id)
 
+    @override
     async def prepare(self, job: ImportJob, count: int) -> ImportJob:
-        """Sets the stream orderings aside that so many events need; gives the saved job.
+        """Keeps what was set aside before the server was last started, if its first was used.
 
-        What was set aside before the server was last started still is, provided that
-        the first of it was used: Synapse goes on below the lowest that it finds.
+        Synapse goes on below the lowest that it finds.
         """
         progress = job.progress
         reserved, lowest = progress.reserved, progress.lowest
@@ -105,19 +106,10 @@ class SynapseImportWriter(ImportWriter):
         )
         return bool(rows)
 
+    @override
     async def verify(
         self, events: Sequence[SourceEvent], skipped: Sequence[Skipped], cursor: Position
     ) -> StoreBatch:
-        """Verifies some events, which may be done while those before them are stored.
-
-        Args:
-            events: the events, parents first.
-            skipped: the events that have been skipped since the last call.
-            cursor: the position before which everything is decided once they are stored.
-
-        Returns:
-            What stores them.
-        """
         admitted, failed = await self._admission.check(
             self._room_id, self._room_version, events, self._keys_from
         )

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any, Generic
+from typing import Any
 
 import attr
 from synapse.storage.database import LoggingTransaction
 from synapse.util.stringutils import random_string
+from typing_extensions import override
 
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.tables import JOBS, JOURNAL, create_tables
 from synapse_rejection_repair.domain.job import Job, Progress, Request, Status
 from synapse_rejection_repair.domain.listing import Listing, Page
 from synapse_rejection_repair.errors import JobOver, JobRunning, UnknownJob
-from synapse_rejection_repair.ports import Clock
+from synapse_rejection_repair.ports import Clock, JobStore
 
 _COLUMNS = (
     "job_id, room_id, status, request, progress, error, created_ts, started_ts, finished_ts,"
@@ -24,7 +25,7 @@ _COLUMNS = (
 _UNFINISHED = "status IN ('scheduled', 'active')"
 
 
-class SynapseJobStore(Generic[Request, Progress]):
+class SynapseJobStore(JobStore[Request, Progress]):
     """Keeps jobs of one kind in Synapse's database.
 
     Args:
@@ -52,12 +53,8 @@ class SynapseJobStore(Generic[Request, Progress]):
         self._writes_room = writes_room
         self._clock = clock
 
+    @override
     async def create(self, room_id: str, request: Request) -> Job[Request, Progress]:
-        """A new job.
-
-        Raises:
-            JobRunning: the room has one, of whatever kind, that is not over.
-        """
         job = Job(
             job_id=random_string(16),
             room_id=room_id,
@@ -99,12 +96,8 @@ class SynapseJobStore(Generic[Request, Progress]):
             raise JobRunning(room_id, running)
         return job
 
+    @override
     async def get(self, job_id: str) -> Job[Request, Progress]:
-        """The job.
-
-        Raises:
-            UnknownJob: there is none of that id and kind.
-        """
         rows = await self._database.rows(
             "get_job",
             f"SELECT {_COLUMNS} FROM {JOBS} WHERE kind = ? AND job_id = ?",
@@ -114,10 +107,10 @@ class SynapseJobStore(Generic[Request, Progress]):
             raise UnknownJob(self._kind, job_id)
         return self._job(rows[0])
 
+    @override
     async def page(
         self, page: Page, room_id: str | None, status: Status | None
     ) -> Listing[Job[Request, Progress]]:
-        """The jobs, of one room or status where given."""
         direction = "DESC" if page.backwards else "ASC"
         conditions, args = ["kind = ?"], [self._kind]
         for column, value in (("room_id", room_id), ("status", status and status.value)):
@@ -136,8 +129,8 @@ class SynapseJobStore(Generic[Request, Progress]):
         )
         return Listing([self._job(row) for row in rows], total)
 
+    @override
     async def unfinished(self) -> list[Job[Request, Progress]]:
-        """The jobs that are not over in rooms whose events this process writes."""
         rows = await self._database.rows(
             "unfinished_jobs",
             f"SELECT {_COLUMNS} FROM {JOBS} WHERE kind = ? AND {_UNFINISHED} ORDER BY created_ts",
@@ -145,8 +138,8 @@ class SynapseJobStore(Generic[Request, Progress]):
         )
         return [job for job in map(self._job, rows) if self._writes_room(job.room_id)]
 
+    @override
     async def save(self, job: Job[Request, Progress]) -> Job[Request, Progress]:
-        """Writes a job's progress or end; gives it back with any request to cancel it."""
         return attr.evolve(
             job, cancel_requested=await self._database.run("save_job", self.save_in, job)
         )
@@ -169,20 +162,15 @@ class SynapseJobStore(Generic[Request, Progress]):
         row = txn.fetchone()
         return bool(row and row[0])
 
+    @override
     async def cancel_requested(self, job_id: str) -> bool:
-        """Whether the job has been asked to stop."""
         rows = await self._database.rows(
             "cancel_requested", f"SELECT cancel_requested FROM {JOBS} WHERE job_id = ?", (job_id,)
         )
         return bool(rows and rows[0][0])
 
+    @override
     async def cancel(self, job_id: str) -> Job[Request, Progress]:
-        """Asks a job to stop at the next opportunity.
-
-        Raises:
-            UnknownJob: there is none of that id and kind.
-            JobOver: it has ended.
-        """
 
         def cancel(txn: LoggingTransaction) -> None:
             txn.execute(
@@ -196,8 +184,8 @@ class SynapseJobStore(Generic[Request, Progress]):
         await self._database.run("cancel_job", cancel)
         return await self.get(job_id)
 
+    @override
     async def journalled(self, job_id: str, action: str) -> frozenset[str]:
-        """The events that the job has done something with so far, as its journal has them."""
         rows = await self._database.rows(
             "journalled",
             f"SELECT event_id FROM {JOURNAL} WHERE job_id = ? AND action = ?",

@@ -14,6 +14,7 @@ from synapse.media._base import FileInfo, ThumbnailInfo
 from synapse.media.media_storage import SpamMediaException
 from synapse.server import HomeServer
 from synapse.storage.database import LoggingTransaction
+from typing_extensions import override
 
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.jobstore import SynapseJobStore
@@ -30,10 +31,10 @@ from synapse_rejection_repair.domain.media import (
 )
 from synapse_rejection_repair.errors import MediaNotCopied, NoMediaRepository
 from synapse_rejection_repair.ports import Clock
-from synapse_rejection_repair.ports_imports import MediaFiles
+from synapse_rejection_repair.ports_imports import MediaFiles, MediaTarget
 
 
-class SynapseMediaTarget:
+class SynapseMediaTarget(MediaTarget):
     """Stores media as if they had been fetched from their servers.
 
     Files go through `MediaStorage.store_into_file`, so that modules that check media see
@@ -59,13 +60,13 @@ class SynapseMediaTarget:
         self._jobs = jobs
         self._clock = clock
 
+    @override
     def require_available(self) -> None:
-        """Raises `NoMediaRepository` if this process keeps no media."""
         if not self._hs.config.media.can_load_media_repo:
             raise NoMediaRepository()
 
+    @override
     async def present(self, wanted: Collection[Mxc]) -> set[Mxc]:
-        """Those of some media that this server has already, or is the origin of."""
         rows = await self._database.rows_of(
             "present_media",
             "SELECT media_origin, media_id FROM remote_media_cache WHERE",
@@ -75,12 +76,8 @@ class SynapseMediaTarget:
         here = {Mxc(server, media_id) for server, media_id in rows}
         return {mxc for mxc in wanted if mxc in here or mxc.server == self._hs.hostname}
 
+    @override
     async def copy(self, medium: SourceMedium, files: MediaFiles) -> MediaSkip | None:
-        """Takes a medium with its thumbnails in; says why not, if it is not to be had.
-
-        Raises:
-            MediaNotCopied: a file cannot be read or written any more.
-        """
         server, media_id = medium.mxc
         # Not two of them at once, should a client ask for it just now.
         queue = self._hs.get_media_repository().remote_media_linearizer.queue
@@ -144,10 +141,10 @@ class SynapseMediaTarget:
                     os.remove(written_to)
                 raise
 
+    @override
     async def note(
         self, job: ImportJob, progress: MediaProgress, skipped: Sequence[SkippedMedium]
     ) -> ImportJob:
-        """Notes how far the media of an import are, each skipped one once; gives the job."""
 
         def note(txn: LoggingTransaction) -> ImportJob:
             known = self._known(txn, job.job_id, skipped)

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from synapse.api.constants import EventTypes
 from synapse.events import EventBase
 from synapse.server import HomeServer
+from typing_extensions import override
 
 from synapse_rejection_repair.adapter.checker import EventChecker
 from synapse_rejection_repair.adapter.database import Database
@@ -16,6 +17,7 @@ from synapse_rejection_repair.domain.model import Node, StateIds, StateKey
 from synapse_rejection_repair.domain.peers import Held
 from synapse_rejection_repair.errors import InvalidParam, PeerFailed, PeerStateRefused
 from synapse_rejection_repair.ports import Checker
+from synapse_rejection_repair.ports_peers import AskedStates, PeerStates
 
 _MOST_STATES = 20
 """Before how many events of one plan a server's state is asked for."""
@@ -23,7 +25,7 @@ _MOST_STATES = 20
 _CREATE: StateKey = (EventTypes.Create, "")
 
 
-class SynapsePeerStates:
+class SynapsePeerStates(PeerStates):
     """Looks at all of a state before anything of it is stored.
 
     Otherwise as `FederationEventHandler._get_state_ids_after_missing_prev_event`, which leaves
@@ -49,14 +51,9 @@ class SynapsePeerStates:
         self._peers = peers
         self._events = events
 
+    @override
     async def require_peer(self, room_id: str, server: str) -> None:
-        """Checks that a server is, or was, in a room.
-
-        Where our state is wrong, it may well not know who is.
-
-        Raises:
-            InvalidParam: it is this server, or was never in the room.
-        """
+        # Where our state is wrong, it may well not know who is in the room.
         if server == self._server_name:
             raise InvalidParam("state_from", "must name another server")
         rows = await self._database.rows(
@@ -69,8 +66,8 @@ class SynapsePeerStates:
         if not rows:
             raise InvalidParam("state_from", "names a server that was never in the room")
 
+    @override
     def elsewhere(self, room_id: str, room_version: str, server: str) -> AskedServer:
-        """What a server has, asked for when it is needed. Writes nothing."""
         return AskedServer(self, room_id, room_version, server)
 
     async def ask(
@@ -106,15 +103,10 @@ class SynapsePeerStates:
             raise PeerFailed(server, "Its answer is not of this room: it has another m.room.create")
         return state, fetched
 
+    @override
     async def secure(
         self, room_id: str, room_version: str, server: str, event_ids: Collection[str]
     ) -> None:
-        """Stores those of some events that are missing here as outliers, got from a server.
-
-        Raises:
-            PeerFailed: it does not answer.
-            PeerStateRefused: it does not give an event, or one that cannot be believed.
-        """
         missing = (
             set(event_ids) - (await self._events.known_keys(room_id, server, event_ids)).keys()
         )
@@ -133,7 +125,7 @@ class SynapsePeerStates:
             raise PeerStateRefused(server, lost, "Synapse does not accept it")
 
 
-class AskedServer:
+class AskedServer(AskedStates):
     """One server's states before events, for one plan.
 
     Args:
@@ -152,22 +144,17 @@ class AskedServer:
         self._answers: dict[str, tuple[StateIds, dict[str, EventBase]] | None] = {}
 
     @property
+    @override
     def expected(self) -> Collection[str]:
-        """The events before which a state is known by now."""
         return [event_id for event_id, answer in self._answers.items() if answer is not None]
 
     @property
+    @override
     def lacking(self) -> Collection[str]:
-        """The events that the server says it does not hold."""
         return [event_id for event_id, answer in self._answers.items() if answer is None]
 
+    @override
     async def state_before(self, node: Node, ours: StateIds, checker: Checker) -> StateIds | None:
-        """The state before an event there; `None` where that server has none.
-
-        Raises:
-            PeerFailed: it does not answer.
-            PeerStateRefused: it answers with an event that cannot be believed.
-        """
         assert isinstance(checker, EventChecker)
         event_id = node.event_id
         if event_id not in self._answers:

@@ -13,6 +13,7 @@ from synapse.api.errors import (
 from synapse.logging.context import run_in_background
 from synapse.server import HomeServer
 from synapse.util.retryutils import NotRetryingDestination
+from typing_extensions import override
 
 from synapse_rejection_repair.adapter.dag import SynapseDag
 from synapse_rejection_repair.adapter.database import Database
@@ -21,6 +22,7 @@ from synapse_rejection_repair.domain.model import StateIds, StateKey
 from synapse_rejection_repair.domain.peers import Held, PeerAnswer, choose
 from synapse_rejection_repair.errors import UnknownEvent
 from synapse_rejection_repair.ports import Clock, StateReader
+from synapse_rejection_repair.ports_peers import Peers
 
 _SECONDS = 10.0
 """How long servers have to answer, in seconds."""
@@ -30,7 +32,7 @@ _MOST_STATE = 200_000
 """How many events a state that is answered may have: more is no answer."""
 
 
-class SynapsePeers:
+class SynapsePeers(Peers):
     """Reaches other servers as Synapse does, its backoff respected.
 
     Args:
@@ -59,11 +61,9 @@ class SynapsePeers:
         self._states = states
         self._clock = clock
 
+    @override
     async def ask(self, room_id: str, event_id: str, sender: str, count: int) -> list[PeerAnswer]:
-        """Asks some servers of a room for the state before an event, all at once.
-
-        A server that is too late is answered for: its request ends by itself.
-        """
+        # A server that is too late is answered for: its request ends by itself.
         chosen = await self.servers(room_id, sender, count)
         return await self._ask_all(chosen, room_id, event_id)
 
@@ -124,12 +124,8 @@ class SynapsePeers:
             return False
         return bool(timings.retry_last_ts + timings.retry_interval > self._clock.now_ms())
 
+    @override
     async def room_of(self, event_id: str) -> tuple[str, str]:
-        """The room and the sender of an event.
-
-        Raises:
-            UnknownEvent: this server does not have it.
-        """
         rows = await self._database.rows(
             "room_of", "SELECT room_id, sender FROM events WHERE event_id = ?", (event_id,)
         )
@@ -138,11 +134,11 @@ class SynapsePeers:
         room_id, sender = rows[0]
         return room_id, sender
 
+    @override
     async def state_before(self, room_id: str, event_id: str) -> StateIds:
-        """The state before an event, as it is here.
+        """What is stored of a rejected event; for any other what follows from those before it.
 
-        Of a rejected event it is what is stored of it. Of another one it is what follows
-        from the events before it, since what is stored may be the state after it.
+        What is stored of such a one may be the state after it.
         """
         node = (await read_nodes(self._database, [event_id]))[event_id]
         if node.rejected is None and node.prev_event_ids:
@@ -150,8 +146,8 @@ class SynapsePeers:
         groups = await self._dag.state_groups([event_id])
         return await self._states.full(groups[event_id]) if event_id in groups else {}
 
+    @override
     async def keys(self, event_ids: Collection[str]) -> dict[str, StateKey]:
-        """Which entries of a state those of the events hold that are known here."""
         rows = await self._database.rows_of(
             "state_keys",
             "SELECT event_id, type, state_key FROM state_events WHERE",

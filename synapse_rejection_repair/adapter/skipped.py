@@ -6,11 +6,14 @@ import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from typing_extensions import override
+
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.tables import JOURNAL
 from synapse_rejection_repair.domain.imports import Skip, Skipped
 from synapse_rejection_repair.domain.listing import Listing, Page
 from synapse_rejection_repair.domain.media import MediaSkip, Mxc, SkippedMedium
+from synapse_rejection_repair.ports_imports import SkippedList
 
 T = TypeVar("T")
 
@@ -24,7 +27,7 @@ SKIPPED_MEDIUM = "skip_media"
 _COLUMNS = {"ts": "ts", "event_id": "event_id", "mxc": "event_id"}
 
 
-class SynapseSkippedList:
+class SynapseSkippedList(SkippedList):
     """Reads what imports have left out, or stored as rejected.
 
     Args:
@@ -34,14 +37,14 @@ class SynapseSkippedList:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @override
     async def page(self, job_id: str, page: Page) -> Listing[Skipped]:
-        """The events that an import has skipped."""
         return await self._page(
             job_id, SKIPPED, page, lambda i, why: Skipped(i, Skip(why["reason"]), why["error"])
         )
 
+    @override
     async def media(self, job_id: str, page: Page) -> Listing[SkippedMedium]:
-        """The media that an import has skipped."""
         return await self._page(
             job_id,
             SKIPPED_MEDIUM,

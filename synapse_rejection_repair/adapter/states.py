@@ -11,10 +11,11 @@ from synapse.state import StateResolutionStore, v1, v2
 from synapse.storage.databases.main import DataStore
 from synapse.storage.databases.state.deletion import StateDeletionDataStore
 from synapse.types.state import StateFilter
+from typing_extensions import override
 
 from synapse_rejection_repair.adapter.checker import EventChecker
 from synapse_rejection_repair.domain.model import StateIds, StateKey
-from synapse_rejection_repair.ports import Checker
+from synapse_rejection_repair.ports import Checker, StateReader
 
 
 class _WithDecided(StateResolutionStore):
@@ -37,7 +38,7 @@ class _WithDecided(StateResolutionStore):
         }
 
 
-class SynapseStates:
+class SynapseStates(StateReader):
     """Reads states on any of Synapse's processes.
 
     Args:
@@ -50,16 +51,16 @@ class SynapseStates:
         self._states = hs.get_storage_controllers().state
         self._handler = hs.get_state_handler()
 
+    @override
     async def entries(self, group: int, keys: Collection[StateKey]) -> StateIds:
-        """Some entries of a stored state group."""
         return await self._read(group, StateFilter.from_types(keys))
 
+    @override
     async def full(self, group: int) -> StateIds:
-        """All entries of a stored state group."""
         return await self._read(group, StateFilter.all())
 
+    @override
     async def after(self, room_id: str, event_ids: Collection[str]) -> StateIds:
-        """The state after some events, as Synapse resolves it from what is stored."""
         state = await self._handler.compute_state_after_events(room_id, list(event_ids))
         return dict(state)
 
@@ -67,14 +68,14 @@ class SynapseStates:
         states = await self._states.get_state_for_groups([group], which)
         return dict(states[group])
 
+    @override
     async def resolve(
         self, room_id: str, room_version: str, states: Sequence[StateIds], checker: Checker
     ) -> StateIds:
-        """Synapse's state resolution of several states, with the checker's accepted events.
+        """Goes past `StateResolutionHandler` to the algorithms.
 
-        Goes past `StateResolutionHandler` to the algorithms (`state.v1` and `state.v2`,
-        read in Synapse 1.151.0 and 1.163.2), so that a result that holds only in a plan
-        never gets into the server's caches.
+        (`state.v1` and `state.v2`, read in Synapse 1.151.0 and 1.163.2.) So a result that holds
+        only in a plan never gets into the server's caches.
         """
         assert isinstance(checker, EventChecker)
         version = KNOWN_ROOM_VERSIONS[room_version]

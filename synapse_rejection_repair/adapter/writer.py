@@ -11,6 +11,7 @@ from synapse.events.snapshot import EventContext
 from synapse.server import HomeServer
 from synapse.storage.database import LoggingTransaction
 from synapse.types.state import StateFilter
+from typing_extensions import override
 
 from synapse_rejection_repair.adapter.arrivals import ArrivalHooks
 from synapse_rejection_repair.adapter.borrowed import note_borrowed
@@ -29,10 +30,10 @@ from synapse_rejection_repair.domain.model import StateIds, StateKey, Verdict
 from synapse_rejection_repair.domain.plan import Plan
 from synapse_rejection_repair.domain.repair import RepairJob
 from synapse_rejection_repair.domain.steps import Action, Step
-from synapse_rejection_repair.ports import Checker, Clock, StateLookup
+from synapse_rejection_repair.ports import Checker, Clock, RoomWriter, StateLookup
 
 
-class SynapseWriter:
+class SynapseWriter(RoomWriter):
     """Changes rooms through Synapse's own persistence.
 
     Args:
@@ -70,6 +71,7 @@ class SynapseWriter:
         self._orderings: dict[str, int] = {}
         self._clock = clock
 
+    @override
     async def prepare(self, plan: Plan) -> None:
         """Sets stream orderings aside for what becomes history, which rise along it.
 
@@ -79,18 +81,10 @@ class SynapseWriter:
         spans = await self._arrivals.reserve(len(history))
         self._orderings.update(zip(history, lowest_of(spans, len(history)), strict=True))
 
+    @override
     async def apply(
         self, job: RepairJob, steps: Sequence[Step], checker: Checker
     ) -> list[tuple[Step, Verdict]]:
-        """Re-checks a few steps of a plan and carries out what still holds.
-
-        The steps must all be received alike: `backfill` and `action` are the same.
-
-        Returns:
-            What was decided of each step, from the first on; the rest is for another
-            call. A step whose verdict now differs from the plan's ends the list, and is
-            not carried out.
-        """
         assert isinstance(checker, EventChecker)
         await checker.load([step.node for step in steps], verify=False)
         action = steps[0].action
@@ -229,33 +223,24 @@ class SynapseWriter:
         await self._database.run("index", index)
         return [(step, step.verdict) for step in steps]
 
+    @override
     async def finish(self, plan: Plan) -> None:
-        """Brings forward extremities and current state in line with the accepted events.
-
-        Args:
-            plan: the plan that was carried out, as far as it was.
-        """
 
         async def carried_out() -> Plan:
             return plan
 
         await self.finish_after(plan.room_id, carried_out)
 
+    @override
     async def finish_after(self, room_id: str, work: Callable[[], Awaitable[Plan]]) -> None:
-        """Does the same after some work during which nobody else's events are stored in the room.
-
-        Args:
-            room_id: the room.
-            work: what to do; gives the plan that it carried out.
-        """
 
         async def extremities() -> Collection[str]:
             return (await work()).extremities
 
         await self._mending.mend(room_id, extremities)
 
+    @override
     def attending(self, room_id: str) -> AbstractContextManager[None]:
-        """While it lasts, what arrives in the room is looked at again before it is stored."""
         return self._hooks.attending(room_id, self._newcomers.renew)
 
 

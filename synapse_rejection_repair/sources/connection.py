@@ -22,7 +22,11 @@ class Connection(Protocol):
     """A connection that can do nothing but read."""
 
     def query(self, sql: str, args: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """The rows of a query, with `?` for its arguments; raises `ConnectionFailed`."""
+        """The rows of a query, with `?` for its arguments.
+
+        Raises:
+            ConnectionFailed: the database cannot be read.
+        """
 
     def columns(self, table: str) -> set[str]:
         """The names of a table's columns; empty if there is no such table."""

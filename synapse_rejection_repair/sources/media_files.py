@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from typing_extensions import override
+
 from synapse_rejection_repair.domain.media import (
     LOOKED_AT,
     MediaSkip,
@@ -17,12 +19,13 @@ from synapse_rejection_repair.domain.media import (
     is_picture,
     looks_like_picture,
 )
+from synapse_rejection_repair.ports_imports import MediaFiles
 
 _PART = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.:\[\]-]+")
 _CHUNK = 1 << 20
 
 
-class MediaFiles:
+class MediaFolder(MediaFiles):
     """Reads files of one media store, and none outside of it.
 
     Args:
@@ -32,13 +35,8 @@ class MediaFiles:
     def __init__(self, root: str) -> None:
         self._root = Path(root)
 
+    @override
     def check(self, medium: SourceMedium, *, thoroughly: bool) -> MediaSkip | None:
-        """Why a medium's file cannot be had, `None` if it can.
-
-        Args:
-            medium: what the source's database says of it.
-            thoroughly: read all of it for its hash, where the source has one.
-        """
         if medium.quarantined:
             return MediaSkip.QUARANTINED
         wrong = self._check(medium.path, medium.length, medium.type)
@@ -46,16 +44,12 @@ class MediaFiles:
             return self._check_hash(medium.path, medium.sha256)
         return wrong
 
+    @override
     def check_thumbnail(self, thumbnail: SourceThumbnail) -> MediaSkip | None:
-        """Why a thumbnail's file cannot be had, `None` if it can."""
         return self._check(thumbnail.path, thumbnail.length, thumbnail.type)
 
+    @override
     def copy(self, path: Sequence[str], into: BinaryIO) -> None:
-        """Writes a file's content into another.
-
-        Raises:
-            OSError: one of the two has a problem.
-        """
         with self._resolve(path).open("rb") as file:
             shutil.copyfileobj(file, into, _CHUNK)
 

@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psycopg2
+from typing_extensions import override
 
-from synapse_rejection_repair.sources.connection import ConnectionFailed
+from synapse_rejection_repair.sources.connection import Connection, ConnectionFailed
 
 _NOT_FOR_CONNECTING = ("allow_unsafe_locale",)
 """What Synapse's `database.args` may hold that is not handed to psycopg2, beside `cp_…`."""
 
 
-class PostgresConnection:
+class PostgresConnection(Connection):
     """Reads a PostgreSQL database, in one read-only transaction that sees one moment of it.
 
     Args:
@@ -32,12 +33,8 @@ class PostgresConnection:
         except (psycopg2.Error, TypeError) as e:
             raise _failure(e) from None
 
+    @override
     def query(self, sql: str, args: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """The rows of a query, with `?` for its arguments.
-
-        Raises:
-            ConnectionFailed: the database cannot be read.
-        """
         try:
             with self._connection.cursor() as cursor:
                 cursor.execute(sql.replace("%", "%%").replace("?", "%s"), tuple(args))
@@ -48,8 +45,8 @@ class PostgresConnection:
                 raise ConnectionFailed("PostgreSQL has ended the connection") from None
             raise _failure(e) from None
 
+    @override
     def columns(self, table: str) -> set[str]:
-        """The names of a table's columns; empty if there is no such table."""
         rows = self.query(
             "SELECT attname FROM pg_attribute"
             " WHERE attrelid = to_regclass(?) AND attnum > 0 AND NOT attisdropped",
@@ -57,8 +54,8 @@ class PostgresConnection:
         )
         return {name for (name,) in rows}
 
+    @override
     def close(self) -> None:
-        """Ends the connection."""
         self._connection.close()
 
 

@@ -7,22 +7,25 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from threading import Lock
 from typing import TypeVar
 
+from typing_extensions import override
+
 from synapse_rejection_repair.config import SourceConfig
 from synapse_rejection_repair.domain.media import Mxc, SourceMedium
 from synapse_rejection_repair.domain.model import StateIds, StateKey
 from synapse_rejection_repair.domain.source import Position, SourceEvent
 from synapse_rejection_repair.errors import SourceRefused, SourceUnavailable, UnknownSource
 from synapse_rejection_repair.ports import Clock
+from synapse_rejection_repair.ports_imports import Source, Sources
 from synapse_rejection_repair.sources.connection import Connection, ConnectionFailed
 from synapse_rejection_repair.sources.database import SourceDatabase
-from synapse_rejection_repair.sources.media_files import MediaFiles
+from synapse_rejection_repair.sources.media_files import MediaFolder
 from synapse_rejection_repair.sources.schema import SchemaRefused
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-class ConfiguredSources:
+class ConfiguredSources(Sources):
     """Opens old databases.
 
     Args:
@@ -34,27 +37,21 @@ class ConfiguredSources:
         self._configs = configs
         self._clock = clock
 
+    @override
     def names(self) -> list[str]:
-        """Their names."""
         return sorted(self._configs)
 
+    @override
     async def open(self, name: str) -> ThreadedSource:
-        """Opens one of them.
-
-        Raises:
-            UnknownSource: the configuration names none such.
-            SourceUnavailable: it cannot be opened.
-            SourceRefused: it is none of Synapse's, or too old.
-        """
         config = self._configs.get(name)
         if config is None:
             raise UnknownSource(name)
         database = await _guarded(name, self._clock, _open, config)
-        files = None if config.media_store_path is None else MediaFiles(config.media_store_path)
+        files = None if config.media_store_path is None else MediaFolder(config.media_store_path)
         return ThreadedSource(name, database, files, self._clock)
 
 
-class ThreadedSource:
+class ThreadedSource(Source):
     """An old database that is read in threads.
 
     Args:
@@ -65,7 +62,7 @@ class ThreadedSource:
     """
 
     def __init__(
-        self, name: str, database: SourceDatabase, files: MediaFiles | None, clock: Clock
+        self, name: str, database: SourceDatabase, files: MediaFolder | None, clock: Clock
     ) -> None:
         self._name = name
         self._database = database
@@ -80,72 +77,72 @@ class ThreadedSource:
 
         return await _guarded(self._name, self._clock, run)
 
+    @override
     async def rooms(self) -> dict[str, int]:
-        """How many events the old server has accepted, by room."""
         return await self._run(self._database.rooms)
 
+    @override
     async def room_version(self, room_id: str) -> str | None:
-        """The room's version, `None` if unknown."""
         return await self._run(self._database.room_version, room_id)
 
+    @override
     async def count(self, room_id: str) -> int:
-        """How many events of the room there are that are no outliers."""
         return await self._run(self._database.count, room_id)
 
+    @override
     async def accepted_ids(
         self, room_id: str, after: Position, limit: int
     ) -> list[tuple[Position, str]]:
-        """The next of the room's accepted events, in the source's order."""
         return await self._run(self._database.accepted_ids, room_id, after, limit)
 
+    @override
     async def history(self, room_id: str, after: Position, limit: int) -> list[SourceEvent]:
-        """The next of the room's events that are no outliers, in the source's order."""
         return await self._run(self._database.history, room_id, after, limit)
 
+    @override
     async def events(self, room_id: str, event_ids: Collection[str]) -> dict[str, SourceEvent]:
-        """Some of the room's events, outliers too; unknown ids are left out."""
         return await self._run(self._database.events, room_id, event_ids)
 
+    @override
     async def positions(self, room_id: str, event_ids: Collection[str]) -> dict[str, Position]:
-        """Where those of the events are in its order that it has as no outliers."""
         return await self._run(self._database.positions, room_id, event_ids)
 
+    @override
     async def state_before(self, event: SourceEvent) -> StateIds:
-        """The state before one of its events; empty if it does not know it."""
         return await self._run(self._database.states.state_before, event)
 
+    @override
     async def groups_before(self, events: Sequence[SourceEvent]) -> dict[str, int]:
-        """The state groups before those of its events of which it knows one."""
         return await self._run(self._database.states.groups_before, events)
 
+    @override
     async def entries(self, group: int, keys: Collection[StateKey]) -> StateIds:
-        """Some entries of the state of one of its state groups."""
         return await self._run(self._database.states.entries, group, keys)
 
+    @override
     async def tracked(
         self, groups: Collection[int], server_name: str
     ) -> dict[int, tuple[str | None, StateIds]]:
-        """What of some states decides who of a server's users may see an event."""
         return await self._run(self._database.states.tracked, groups, server_name)
 
+    @override
     async def verify_keys(self, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], str]:
-        """The keys that it has cached, by server and key id, in unpadded base64."""
         return await self._run(self._database.verify_keys, wanted)
 
+    @override
     async def server_name(self) -> str | None:
-        """The old server's name, `None` if unknown."""
         return await self._run(self._database.media.server_name)
 
+    @override
     async def media(self, wanted: Collection[Mxc]) -> dict[Mxc, SourceMedium]:
-        """Those of some media that the old server has."""
         return await self._run(self._database.media.find, wanted)
 
-    def media_files(self) -> MediaFiles | None:
-        """Its media store, `None` where the configuration does not name it."""
+    @override
+    def media_files(self) -> MediaFolder | None:
         return self._files
 
+    @override
     async def close(self) -> None:
-        """Ends the connection."""
         await self._run(self._database.close)
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from synapse_rejection_repair.sources.connection import ConnectionFailed
+from typing_extensions import override
+
+from synapse_rejection_repair.sources.connection import Connection, ConnectionFailed
 
 _BUSY_SECONDS = 30.0
 
 
-class SqliteConnection:
+class SqliteConnection(Connection):
     """Reads a SQLite file, which is opened in a way that cannot write.
 
     Args:
@@ -35,23 +37,19 @@ class SqliteConnection:
         except sqlite3.Error as e:
             raise _failure(e) from None
 
+    @override
     def query(self, sql: str, args: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """The rows of a query, with `?` for its arguments.
-
-        Raises:
-            ConnectionFailed: the file cannot be read.
-        """
         try:
             return self._connection.execute(sql, args).fetchall()
         except sqlite3.Error as e:
             raise _failure(e) from None
 
+    @override
     def columns(self, table: str) -> set[str]:
-        """The names of a table's columns; empty if there is no such table."""
         return {row[0] for row in self.query("SELECT name FROM pragma_table_info(?)", (table,))}
 
+    @override
     def close(self) -> None:
-        """Ends the connection."""
         self._connection.close()
 
 
