@@ -16,6 +16,7 @@ from synapse_rejection_repair.domain.model import (
     StateKey,
     Verdict,
 )
+from synapse_rejection_repair.domain.remembering import forget_oldest
 
 _REMEMBERED_CASES = 10_000
 """How many outcomes of the authorization rules are kept in memory."""
@@ -84,8 +85,7 @@ class ArrivalChecker:
         for case in (against, (*seen, group)):
             self._allowed[case] = None
             self._allowed.move_to_end(case)
-        while len(self._allowed) > _REMEMBERED_CASES:
-            self._allowed.popitem(last=False)
+        forget_oldest(self._allowed, _REMEMBERED_CASES)
         return ACCEPTED
 
     def keep(self, event: EventBase, rejected: bool) -> None:

@@ -10,7 +10,7 @@ from synapse_rejection_repair.adapter.admission import Admission, Admitted
 from synapse_rejection_repair.adapter.arrival_checker import ArrivalChecker
 from synapse_rejection_repair.adapter.checker import EventChecker
 from synapse_rejection_repair.domain.imports import Skip, Skipped
-from synapse_rejection_repair.domain.model import Check, StateIds, StateKey
+from synapse_rejection_repair.domain.model import StateIds, StateKey
 from synapse_rejection_repair.domain.source import SourceEvent
 from synapse_rejection_repair.ports import Clock
 from synapse_rejection_repair.ports_imports import Forecast, Source
@@ -73,8 +73,7 @@ class ArrivalForecast(Forecast):
         verdict = await self._checker.verdict(one.event, before.get(event_id))
         if verdict.accepted:
             return None
-        reason = Skip.STATE_BEFORE if verdict.check is Check.STATE_BEFORE else Skip.AUTH_EVENTS
-        return Skipped(event_id, reason, verdict.error)
+        return Skipped(event_id, Skip.failing(verdict.check), verdict.error)
 
     async def _fetch(self, event_ids: Collection[str]) -> None:
         """Has the source's copies of events that are neither stored here nor known yet."""

@@ -95,8 +95,7 @@ class ArrivalJudge:
             return Arriving(admitted, context)
         if verdict.check is Check.VALIDITY:
             return Skipped(event.event_id, Skip.MALFORMED, verdict.error)
-        reason = Skip.STATE_BEFORE if verdict.check is Check.STATE_BEFORE else Skip.AUTH_EVENTS
-        return _rejected(admitted, context, reason, verdict.error)
+        return _rejected(admitted, context, Skip.failing(verdict.check), verdict.error)
 
     async def _context(
         self, admitted: Admitted, pending: Mapping[str, Arriving]

@@ -13,6 +13,7 @@ from synapse_rejection_repair.adapter.contexts import same_state
 from synapse_rejection_repair.adapter.dag import SynapseDag
 from synapse_rejection_repair.adapter.group_states import GroupStates
 from synapse_rejection_repair.domain.model import StateIds
+from synapse_rejection_repair.domain.remembering import forget_oldest
 
 _REMEMBERED = 20_000
 """Of how many events the state group is kept in memory."""
@@ -67,8 +68,7 @@ class ArrivalStates:
 
     def _remember(self, groups: dict[str, int]) -> None:
         self._groups.update(groups)
-        while len(self._groups) > _REMEMBERED:
-            self._groups.popitem(last=False)
+        forget_oldest(self._groups, _REMEMBERED)
 
     async def after(self, event: EventBase, groups: dict[str, int]) -> EventContext:
         """The context of an event that follows events with these state groups.

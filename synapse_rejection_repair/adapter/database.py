@@ -10,6 +10,7 @@ from synapse.storage.database import DatabasePool, LoggingTransaction, make_in_l
 from synapse.storage.engines import PostgresEngine
 
 from synapse_rejection_repair.domain.batches import batches
+from synapse_rejection_repair.domain.listing import Listing, Page
 
 T = TypeVar("T")
 _PORTION = 1000
@@ -116,6 +117,35 @@ class Database:
             clause, args = self.in_list(column, batch)
             found += await self.rows(desc, f"{sql} {clause} {tail}", args)
         return found
+
+    async def page(
+        self,
+        desc: str,
+        columns: str,
+        source: str,
+        args: Sequence[object],
+        page: Page,
+        order: Sequence[str],
+    ) -> Listing[tuple[Any, ...]]:
+        """A page of the rows of a query.
+
+        Args:
+            desc: what the transactions are called.
+            columns: what is selected.
+            source: the query from its `FROM` on, up to its order.
+            args: its arguments.
+            page: the part of it that is wanted.
+            order: the columns to sort by, which tell all rows apart.
+        """
+        direction = "DESC" if page.backwards else "ASC"
+        by = ", ".join(f"{column} {direction}" for column in order)
+        rows = await self.rows(
+            f"list_{desc}",
+            f"SELECT {columns} {source} ORDER BY {by} LIMIT ? OFFSET ?",
+            (*args, page.limit, page.start),
+        )
+        ((total,),) = await self.rows(f"count_{desc}", f"SELECT COUNT(*) {source}", args)
+        return Listing(rows, total)
 
     def in_list(self, column: str, ids: Collection[str]) -> tuple[str, list[Any]]:
         """The SQL condition that a column holds one of the ids, and its arguments."""

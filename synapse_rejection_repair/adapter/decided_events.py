@@ -11,6 +11,7 @@ from synapse.events import EventBase
 
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.stored_events import read_stored
+from synapse_rejection_repair.domain.remembering import forget_oldest
 
 _REMEMBERED = 2000
 """How many events are kept in memory."""
@@ -65,8 +66,7 @@ class DecidedEvents:
             except SynapseError:
                 continue
             found[stored.event_id] = self._remembered[stored.event_id] = event
-        while len(self._remembered) > _REMEMBERED:
-            self._remembered.popitem(last=False)
+        forget_oldest(self._remembered, _REMEMBERED)
         return {event_id: found[event_id] for event_id in event_ids if event_id in found}
 
     async def accepted(self, event_ids: Collection[str]) -> list[EventBase]:

@@ -10,6 +10,7 @@ from synapse.server import HomeServer
 from synapse.types.state import StateFilter
 
 from synapse_rejection_repair.domain.model import StateIds, StateKey
+from synapse_rejection_repair.domain.remembering import forget_oldest
 
 _REMEMBERED = 20_000
 """Of how many state groups, and how many entries of them, something is kept in memory."""
@@ -36,8 +37,7 @@ class GroupStates:
             # Where an event changes nothing, both are one.
             if before < after:
                 self._changes[after] = (before, changes)
-        while len(self._changes) > _REMEMBERED:
-            self._changes.popitem(last=False)
+        forget_oldest(self._changes, _REMEMBERED)
 
     async def entries(self, group: int, keys: Collection[StateKey]) -> StateIds:
         """Some entries of a state.
@@ -61,8 +61,7 @@ class GroupStates:
             self._entries[group, key] = value
             if value is not None:
                 state[key] = value
-        while len(self._entries) > _REMEMBERED:
-            self._entries.popitem(last=False)
+        forget_oldest(self._entries, _REMEMBERED)
         return state
 
     def _since(self, group: int, key: StateKey) -> int:

@@ -20,6 +20,7 @@ from synapse.server import HomeServer
 from synapse.types import get_domain_from_id
 
 from synapse_rejection_repair.domain.model import Check, Outcome, Verdict
+from synapse_rejection_repair.domain.remembering import forget_oldest
 from synapse_rejection_repair.ports import Clock
 
 _Key = tuple[str, str]
@@ -61,8 +62,7 @@ class IntegrityCheck:
             else:
                 failed[event.event_id] = verdict
             await clock.breathe()
-        while len(self._passed) > _REMEMBERED:
-            self._passed.popitem(last=False)
+        forget_oldest(self._passed, _REMEMBERED)
         return failed
 
     async def _fetch_keys(self, events: Iterable[EventBase]) -> None:

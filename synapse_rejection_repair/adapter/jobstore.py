@@ -111,23 +111,15 @@ class SynapseJobStore(JobStore[Request, Progress]):
     async def page(
         self, page: Page, room_id: str | None, status: Status | None
     ) -> Listing[Job[Request, Progress]]:
-        direction = "DESC" if page.backwards else "ASC"
         conditions, args = ["kind = ?"], [self._kind]
         for column, value in (("room_id", room_id), ("status", status and status.value)):
             if value is not None:
                 conditions.append(f"{column} = ?")
                 args.append(value)
-        where = " AND ".join(conditions)
-        rows = await self._database.rows(
-            "list_jobs",
-            f"SELECT {_COLUMNS} FROM {JOBS} WHERE {where}"
-            f" ORDER BY {page.order_by} {direction}, job_id {direction} LIMIT ? OFFSET ?",
-            (*args, page.limit, page.start),
-        )
-        ((total,),) = await self._database.rows(
-            "count_jobs", f"SELECT COUNT(*) FROM {JOBS} WHERE {where}", args
-        )
-        return Listing([self._job(row) for row in rows], total)
+        source = f"FROM {JOBS} WHERE {' AND '.join(conditions)}"
+        order = (page.order_by, "job_id")
+        found = await self._database.page("jobs", _COLUMNS, source, args, page, order)
+        return Listing([self._job(row) for row in found.rows], found.total)
 
     @override
     async def unfinished(self) -> list[Job[Request, Progress]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from synapse.storage.database import LoggingTransaction
+from synapse.storage.database import LoggingTransaction, make_in_list_sql_clause
 from synapse.types.handlers import SLIDING_SYNC_DEFAULT_BUMP_EVENT_TYPES
 
 
@@ -24,11 +24,8 @@ def mend_bump_stamp(txn: LoggingTransaction, room_id: str) -> None:
 
 def mend_threads(txn: LoggingTransaction, room_id: str, event_ids: Sequence[str]) -> None:
     """Lets threads end with the newest event that is still in them."""
-    marks = ", ".join("?" for _ in event_ids)
-    txn.execute(
-        f"SELECT thread_id FROM threads WHERE room_id = ? AND latest_event_id IN ({marks})",
-        (room_id, *event_ids),
-    )
+    clause, args = make_in_list_sql_clause(txn.database_engine, "latest_event_id", event_ids)
+    txn.execute(f"SELECT thread_id FROM threads WHERE room_id = ? AND {clause}", (room_id, *args))
     for (thread_id,) in txn.fetchall():
         txn.execute(
             "SELECT e.event_id, e.topological_ordering, e.stream_ordering"

@@ -55,15 +55,13 @@ class SynapseSkippedList(SkippedList):
     async def _page(
         self, job_id: str, action: str, page: Page, row: Callable[[str, Any], T]
     ) -> Listing[T]:
-        where = f"FROM {JOURNAL} WHERE job_id = ? AND action = ?"
-        column, direction = _COLUMNS[page.order_by], "DESC" if page.backwards else "ASC"
-        rows = await self._database.rows(
+        source = f"FROM {JOURNAL} WHERE job_id = ? AND action = ?"
+        found = await self._database.page(
             "skipped",
-            f"SELECT event_id, original_rows {where}"
-            f" ORDER BY {column} {direction}, event_id {direction} LIMIT ? OFFSET ?",
-            (job_id, action, page.limit, page.start),
+            "event_id, original_rows",
+            source,
+            (job_id, action),
+            page,
+            (_COLUMNS[page.order_by], "event_id"),
         )
-        ((total,),) = await self._database.rows(
-            "count_skipped", f"SELECT COUNT(*) {where}", (job_id, action)
-        )
-        return Listing([row(what, json.loads(why)) for what, why in rows], total)
+        return Listing([row(what, json.loads(why)) for what, why in found.rows], found.total)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import attr
@@ -93,9 +93,9 @@ def take_away(
     # SQLite's search table has no index on event ids: not asked where nothing can be found.
     searched = event_ids if isinstance(txn.database_engine, PostgresEngine) else damaged
     if searched:
-        _delete(txn, _SEARCH, searched)
+        delete(txn, _SEARCH, searched)
     for table in filled:
-        _delete(txn, table, event_ids)
+        delete(txn, table, event_ids)
     return taken
 
 
@@ -137,7 +137,7 @@ def _park(
         row["event_id"] for row in _select(txn, "event_forward_extremities", "event_id", event_ids)
     ]
     if extremities:
-        _delete(txn, "event_forward_extremities", extremities)
+        delete(txn, "event_forward_extremities", extremities)
     loosened = []
     for table in _ORDERED:
         clause, args = make_in_list_sql_clause(
@@ -196,11 +196,7 @@ def _restore_snapshots(txn: LoggingTransaction, snapshots: Iterable[dict[str, An
         if position is None:
             continue
         values = {**row, "event_stream_ordering": position[0]}
-        txn.execute(
-            f"INSERT INTO {_SNAPSHOTS} ({', '.join(values)})"
-            f" VALUES ({', '.join('?' for _ in values)}) ON CONFLICT DO NOTHING",
-            list(values.values()),
-        )
+        insert(txn, _SNAPSHOTS, values, " ON CONFLICT DO NOTHING")
 
 
 def _select(
@@ -212,6 +208,23 @@ def _select(
     return [dict(zip(names, row, strict=True)) for row in txn]
 
 
-def _delete(txn: LoggingTransaction, table: str, event_ids: Collection[str]) -> None:
+def delete(txn: LoggingTransaction, table: str, event_ids: Collection[str]) -> None:
+    """Deletes the rows of some events from a table, in one statement."""
     clause, args = make_in_list_sql_clause(txn.database_engine, "event_id", event_ids)
     txn.execute(f"DELETE FROM {table} WHERE {clause}", args)
+
+
+def insert(
+    txn: LoggingTransaction, table: str, row: Mapping[str, object], otherwise: str = ""
+) -> None:
+    """Writes one row.
+
+    Args:
+        txn: the transaction.
+        table: the table.
+        row: its values, by column.
+        otherwise: the SQL that says what to do where there is such a row.
+    """
+    marks = ", ".join("?" for _ in row)
+    columns = ", ".join(row)
+    txn.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks}){otherwise}", [*row.values()])

@@ -35,11 +35,11 @@ class SynapseUndoReader(UndoReader):
 
     @override
     async def journal(self, job_id: str) -> list[tuple[str, str]]:
-        marks = ", ".join("?" for _ in _ACTIONS)
+        clause, args = self._database.in_list("action", _ACTIONS)
         return await self._database.rows(
             "journal",
-            f"SELECT event_id, action FROM {JOURNAL} WHERE job_id = ? AND action IN ({marks})",
-            (job_id, *_ACTIONS),
+            f"SELECT event_id, action FROM {JOURNAL} WHERE job_id = ? AND {clause}",
+            (job_id, *args),
         )
 
     @override

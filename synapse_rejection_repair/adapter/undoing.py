@@ -18,6 +18,8 @@ from synapse_rejection_repair.adapter.nodes import read_nodes, references
 from synapse_rejection_repair.adapter.takeaway import (
     OWN_ROWS,
     STATE,
+    delete,
+    insert,
     put_back,
     restore_extremities,
     take_away,
@@ -115,8 +117,7 @@ class SynapseUndoWriter(UndoWriter):
         journal(txn, job.job_id, UNDO, now, [(i, {}) for i in indexed])
         if indexed:
             # In one statement: SQLite's search table has no index on event ids.
-            marks = ", ".join("?" for _ in indexed)
-            txn.execute(f"DELETE FROM event_search WHERE event_id IN ({marks})", indexed)
+            delete(txn, "event_search", indexed)
         # Every process may have cached any of it.
         self._store._invalidate_caches_for_room_events_and_stream(txn, job.room_id)
 
@@ -124,14 +125,11 @@ class SynapseUndoWriter(UndoWriter):
 def _insert(
     txn: LoggingTransaction, event_id: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> None:
-    txn.execute(f"DELETE FROM {STATE} WHERE event_id = ?", (event_id,))
+    delete(txn, STATE, [event_id])
     # The events first: other tables point to them.
     for table in (STATE, *OWN_ROWS)[::-1]:
         for row in rows.get(table, ()):
-            marks = ", ".join("?" for _ in row)
-            txn.execute(
-                f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", list(row.values())
-            )
+            insert(txn, table, row)
 
 
 def _prev_events(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:

@@ -11,6 +11,7 @@ import attr
 
 from synapse_rejection_repair.domain.job import Job
 from synapse_rejection_repair.domain.media import MediaProgress, MediaSummary
+from synapse_rejection_repair.domain.model import Check
 from synapse_rejection_repair.domain.source import Position
 
 MAX_RATE = 1_000_000
@@ -55,6 +56,11 @@ class Skip(str, enum.Enum):
     """Stored as rejected: the authorization rules, against its auth events."""
     STATE_BEFORE = "state_before"
     """Stored as rejected: the authorization rules, against the state before it."""
+
+    @classmethod
+    def failing(cls, check: Check | None) -> Skip:
+        """Why an event arrives as rejected that fails one of the authorization rules' checks."""
+        return cls.STATE_BEFORE if check is Check.STATE_BEFORE else cls.AUTH_EVENTS
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)

@@ -75,9 +75,7 @@ def _plan(plan: Plan, state_from: str | None) -> JsonDict:
         "events": [
             {
                 "event_id": step.node.event_id,
-                "verdict": step.verdict.outcome.value,
-                "check": step.verdict.check.value if step.verdict.check else None,
-                "error": step.verdict.error,
+                **serialise.verdict(step.verdict),
                 "soft_failed": step.verdict.soft_failed,
                 "was_soft_failed": step.node.soft_failed,
             }

@@ -16,7 +16,7 @@ from synapse_rejection_repair.domain.model import JsonDict
 from synapse_rejection_repair.ports import ListingReader, RoomReader
 from synapse_rejection_repair.rest import params
 from synapse_rejection_repair.rest.paths import pattern
-from synapse_rejection_repair.rest.serialise import listing, peer_report
+from synapse_rejection_repair.rest.serialise import judged, listing, peer_report
 
 ROOM_ORDERS = ("room_id", "name", "room_version", "rejected_events", "first_ts", "last_ts")
 REJECTION_ORDERS = ("origin_server_ts", "depth", "event_id", "type", "sender", "reason")
@@ -87,14 +87,7 @@ def _diagnosis(diagnosis: Diagnosis) -> JsonDict:
         "rejected_events": diagnosis.rejected_events,
         "roots": [
             {
-                "event_id": root.node.event_id,
-                "type": root.node.type,
-                "state_key": root.node.state_key,
-                "sender": root.node.sender,
-                "origin_server_ts": root.node.origin_server_ts,
-                "verdict": root.verdict.outcome.value,
-                "check": root.verdict.check.value if root.verdict.check else None,
-                "error": root.verdict.error,
+                **judged(root.node, root.verdict),
                 "cascade": attr.asdict(root.cascade),
                 "recorded": attr.asdict(root.recorded) if root.recorded else None,
                 "peers": peer_report(root.peers) if root.peers else None,
@@ -104,17 +97,7 @@ def _diagnosis(diagnosis: Diagnosis) -> JsonDict:
         "still_flowing": diagnosis.still_flowing,
         "soft_failed_events": len(diagnosis.soft_failed),
         "soft_failed": [
-            {
-                "event_id": node.event_id,
-                "type": node.type,
-                "state_key": node.state_key,
-                "sender": node.sender,
-                "origin_server_ts": node.origin_server_ts,
-                "verdict": verdict.outcome.value,
-                "check": verdict.check.value if verdict.check else None,
-                "error": verdict.error,
-            }
-            for node, verdict in diagnosis.soft_failed[:_MOST_SHOWN]
+            judged(node, verdict) for node, verdict in diagnosis.soft_failed[:_MOST_SHOWN]
         ],
     }
 

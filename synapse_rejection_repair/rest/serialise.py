@@ -10,7 +10,7 @@ import attr
 from synapse_rejection_repair.domain.borrowed import BorrowedState
 from synapse_rejection_repair.domain.imports import ImportJob
 from synapse_rejection_repair.domain.listing import Listing, Page
-from synapse_rejection_repair.domain.model import JsonDict, StateChange
+from synapse_rejection_repair.domain.model import JsonDict, Node, StateChange, Verdict
 from synapse_rejection_repair.domain.peers import Held, PeerReport
 from synapse_rejection_repair.domain.repair import RepairJob
 
@@ -28,6 +28,27 @@ def listing(
     if found.rows and end < found.total:
         answer["next_token"] = str(end)
     return answer
+
+
+def verdict(found: Verdict) -> JsonDict:
+    """The outcome of an event's checks."""
+    return {
+        "verdict": found.outcome.value,
+        "check": found.check.value if found.check else None,
+        "error": found.error,
+    }
+
+
+def judged(node: Node, found: Verdict) -> JsonDict:
+    """An event with its verdict."""
+    return {
+        "event_id": node.event_id,
+        "type": node.type,
+        "state_key": node.state_key,
+        "sender": node.sender,
+        "origin_server_ts": node.origin_server_ts,
+        **verdict(found),
+    }
 
 
 def state_change(change: StateChange) -> JsonDict:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 
 from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.model import StateIds, StateKey
+from synapse_rejection_repair.domain.remembering import forget_oldest
 from synapse_rejection_repair.domain.source import SourceEvent
 from synapse_rejection_repair.sources.connection import Connection, marks
 
@@ -85,8 +86,7 @@ class StateTables:
                 state[type_, state_key] = event_id
         for key in keys:
             self._entries[group, key] = state[key]
-        while len(self._entries) > _REMEMBERED:
-            self._entries.popitem(last=False)
+        forget_oldest(self._entries, _REMEMBERED)
         return {key: event_id for key, event_id in state.items() if event_id is not None}
 
     def _chain(self, group: int) -> list[int]:
@@ -102,8 +102,7 @@ class StateTables:
     def _before(self, group: int) -> int | None:
         if group not in self._previous:
             self._previous[group] = self._edges([group]).get(group)
-            while len(self._previous) > _REMEMBERED:
-                self._previous.popitem(last=False)
+            forget_oldest(self._previous, _REMEMBERED)
         return self._previous[group]
 
     def _state(self, group: int) -> dict[StateKey, str]:
@@ -181,6 +180,5 @@ class StateTables:
                             visibility = event_id
                 self._tracked[one] = (visibility, members)
         answer = {group: self._tracked[group] for group in groups}
-        while len(self._tracked) > _REMEMBERED:
-            self._tracked.popitem(last=False)
+        forget_oldest(self._tracked, _REMEMBERED)
         return answer
