@@ -12,6 +12,7 @@ from synapse.module_api import ModuleApi
 from synapse.server import HomeServer
 
 from synapse_rejection_repair.adapter.arrivals import ArrivalHooks
+from synapse_rejection_repair.adapter.backfill import Backfill
 from synapse_rejection_repair.adapter.checker import EventChecker
 from synapse_rejection_repair.adapter.clock import ReactorClock
 from synapse_rejection_repair.adapter.contexts import EventContexts
@@ -19,7 +20,7 @@ from synapse_rejection_repair.adapter.dag import SynapseDag
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.defects import DefectScan
 from synapse_rejection_repair.adapter.facts import SynapseFacts
-from synapse_rejection_repair.adapter.gaps import Backfill, GapReader
+from synapse_rejection_repair.adapter.gaps import GapReader
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.integrity import IntegrityCheck
 from synapse_rejection_repair.adapter.jobstore import SynapseJobStore, prepare_tables

@@ -163,7 +163,6 @@ class SynapseJobStore(JobStore[Request, Progress]):
 
     @override
     async def cancel(self, job_id: str) -> Job[Request, Progress]:
-
         def cancel(txn: LoggingTransaction) -> None:
             txn.execute(
                 f"UPDATE {JOBS} SET cancel_requested = 1 WHERE job_id = ? AND {_UNFINISHED}",

@@ -15,7 +15,7 @@ from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.repair import RepairJob
 from synapse_rejection_repair.domain.steps import Action
 from synapse_rejection_repair.domain.undo import Done
-from synapse_rejection_repair.ports import UndoReader
+from synapse_rejection_repair.ports_undo import UndoReader
 
 _AT_ONCE = 100
 """How many events are looked at in one transaction."""

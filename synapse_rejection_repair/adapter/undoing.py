@@ -31,7 +31,8 @@ from synapse_rejection_repair.domain.repair import RepairJob
 from synapse_rejection_repair.domain.steps import Action
 from synapse_rejection_repair.domain.undo import UNDO, Done
 from synapse_rejection_repair.errors import BuiltUpon
-from synapse_rejection_repair.ports import Clock, UndoWriter
+from synapse_rejection_repair.ports import Clock
+from synapse_rejection_repair.ports_undo import UndoWriter
 
 _AT_ONCE = 100
 """How many events are put back in one transaction."""

@@ -225,7 +225,6 @@ class SynapseWriter(RoomWriter):
 
     @override
     async def finish(self, plan: Plan) -> None:
-
         async def carried_out() -> Plan:
             return plan
 
@@ -233,7 +232,6 @@ class SynapseWriter(RoomWriter):
 
     @override
     async def finish_after(self, room_id: str, work: Callable[[], Awaitable[Plan]]) -> None:
-
         async def extremities() -> Collection[str]:
             return (await work()).extremities
 
