@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from synapse_rejection_repair.domain.extremities import forward_extremities
+from synapse_rejection_repair.domain.extremities import (
+    MovingExtremities,
+    accepted_behind,
+    forward_extremities,
+)
 from tests.domain.drawing import draw
 
 
@@ -33,3 +37,28 @@ def test_forward_extremities(
         stored.split(), bad.split(), iter(draw(received).values()), followed.split()
     )
     assert found == set(expected.split())
+
+
+def test_extremities_move_with_each_accepted_event() -> None:
+    events = draw("X <- P; A <- X; M <- A, K; L <- P")
+    moving = MovingExtremities({"P", "K"}, followed={"L"})
+    seen = []
+    for event in events.values():
+        moving.accept(event)
+        seen.append(" ".join(sorted(moving.now)))
+    # What an accepted event in the database follows already is none.
+    assert seen == ["K X", "A K", "M", "M"]
+
+
+@pytest.mark.parametrize(
+    ("starts", "suspects", "expected"),
+    [
+        pytest.param("X", "X* <- P", "P", id="one back"),
+        pytest.param("A", "X* <- P; A* <- X, Q", "P Q", id="behind all that is rejected"),
+        pytest.param("A B", "X* <- P; A* <- X; B* <- X", "P", id="from two"),
+        pytest.param("G", "X* <- P", "G", id="one that is not known"),
+        pytest.param("X", "X*", "", id="nothing behind"),
+    ],
+)
+def test_what_is_accepted_behind(starts: str, suspects: str, expected: str) -> None:
+    assert accepted_behind(starts.split(), draw(suspects)) == set(expected.split())
