@@ -32,6 +32,7 @@ from synapse_rejection_repair.adapter.peer_states import SynapsePeerStates
 from synapse_rejection_repair.adapter.peers import SynapsePeers
 from synapse_rejection_repair.adapter.process import writes_events, writes_room
 from synapse_rejection_repair.adapter.rejected import RejectedEvents
+from synapse_rejection_repair.adapter.resolved import ResolvedStates
 from synapse_rejection_repair.adapter.rooms import SynapseRooms
 from synapse_rejection_repair.adapter.soft_failures import SoftFailureReader
 from synapse_rejection_repair.adapter.states import SynapseStates
@@ -118,15 +119,18 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
     peers = SynapsePeers(hs, database, dag, states, clock)
     peer_events = PeerEvents(hs, database, integrity, make_checker, clock)
     peer_states = SynapsePeerStates(hs, database, peers, peer_events)
+    resolved = ResolvedStates(hs)
     runner = hooks = arrivals = None
     if writes_events(hs):
         hooks = PersistenceHooks(hs)
         rest = _REST_SHARED if database.shared_connection else _REST
         arrivals = ArrivalHooks(hs)
-        mending = RoomMending(hs, database, dag, hooks)
+        mending = RoomMending(hs, database, dag, hooks, resolved)
         contexts = EventContexts(hs, dag, states)
-        writer = SynapseWriter(hs, database, dag, contexts, hooks, mending, arrivals, clock)
-        undo_writer = SynapseUndoWriter(hs, database, history, mending, clock)
+        writer = SynapseWriter(
+            hs, database, dag, contexts, resolved, hooks, mending, arrivals, clock
+        )
+        undo_writer = SynapseUndoWriter(hs, database, history, mending, resolved, clock)
         undoing = Undoing(store, undo_planner, undo_writer, clock)
 
         def servers_to_ask(room_id: str, sender: str) -> Awaitable[list[str]]:

@@ -14,6 +14,7 @@ from tests.harness import compare
 from tests.harness.compare import differences
 from tests.harness.federation import Pair, Room
 from tests.harness.flavours import Flavour
+from tests.harness.hostile import HostilePeer
 from tests.harness.losing import everywhere, lose_state, settled
 from tests.harness.repairing import dry_run, finished, health, progress, repair, start
 from tests.harness.server import Server
@@ -136,6 +137,64 @@ def test_without_an_incident_it_is_for_synapse_to_fill_gaps(pair: Pair) -> None:
     assert dry_run(bob, r)["gaps"] == []
     assert repair(bob, r)["fetched"] == 0
     assert story.gone == gone
+
+
+@pytest.mark.parametrize("pair", [Flavour().param()], indirect=True, scope="module")
+def test_what_was_said_while_this_server_was_not_in_the_room_is_none_of_its_gaps(
+    pair: Pair,
+) -> None:
+    room = pair.room("11")
+    r, alice, users = room.room_id, room.alice, (room.bob, room.carol)
+    topic = lose_state(room, "m.room.topic", {"topic": "Lost"})
+    everywhere(room, alice.send_message(r, "The last that both have"))
+    for user in users:
+        user.leave(r)
+    wait_for(lambda: alice.members(r).keys() == {alice.user_id}, what="A to see them go")
+    missed = [alice.send_message(r, f"Among ourselves {number}") for number in range(3)]
+    room.bob.join(r, via=room.a.name)
+    settled(room, [alice.send_message(r, "Welcome back")])
+    story = Story(room, missed)
+    assert story.gone == {*missed}
+
+    assert "gaps" not in health(room.bob, r)
+    assert dry_run(room.bob, r)["gaps"] == []
+    assert topic in room.b.rejected(r)
+    done = repair(room.bob, r)
+    assert done["fetched"] == 0 and story.gone == {*missed}
+    assert room.b.rejected(r) == set()
+    assert room.bob.get_state(r, "m.room.topic") == {"topic": "Lost"}
+
+
+@_BOTH
+def test_what_was_resolved_with_an_event_that_was_rejected_is_resolved_anew(pair: Pair) -> None:
+    # The state at the gap is A's, and has the topic that B rejected. The other branch has not.
+    room = pair.room("11")
+    r, alice = room.room_id, room.alice
+    everywhere(room, alice.send_message(r, "All are here"))
+    topic = lose_state(room, "m.room.topic", {"topic": "Lost"})
+    room.b.stop()
+    missed = [alice.send_message(r, f"Missed {number}") for number in range(MISSED)]
+    room.a.restart()
+    room.b.start()
+    here = room.bob.send_message(r, "I am back")
+    room.a.wait_for_event(here)
+    peer = HostilePeer(room.a, r)
+    content = {"msgtype": "m.text", "body": "Where have you been?"}
+    there, there_id = peer.forge("m.room.message", alice.user_id, content, prev_events=[missed[-1]])
+    for server in (room.a, room.b):
+        peer.send(server, there)
+    settled(room, [there_id])
+    assert Story(room, missed).gone
+    assert compare.extremities(room.b, r) == {here, there_id}
+    assert topic in room.b.rejected(r)
+    assert room.bob.get_state(r, "m.room.topic")["topic"] == "Before the incident"
+
+    assert repair(room.bob, r)["accepted"] == 1
+    assert compare.current_state(room.b, r) == compare.current_state(room.a, r)
+    assert room.bob.get_state(r, "m.room.topic") == {"topic": "Lost"}
+    said = room.bob.send_message(r, "Here I am")
+    room.wait_everywhere(said)
+    assert compare.states_after(room.b, r)[said] == compare.states_after(room.a, r)[said]
 
 
 @_BOTH

@@ -17,17 +17,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import yaml
 
 from tests.harness.brake import brake
 from tests.harness.client import Client, JsonDict, MatrixError, quoted
 from tests.harness.compare import differences, search
 from tests.harness.federation import Pair, Room, running
+from tests.harness.hostile import HostilePeer
 from tests.harness.incident import Incident, make_incident, promote
 from tests.harness.installs import NEWEST, OLDEST, Install
 from tests.harness.log import ALERTS
+from tests.harness.losing import lose_state
 from tests.harness.postgres import Postgres
 from tests.harness.redis import Redis
+from tests.harness.remembered import PATH
 from tests.harness.repairing import finished, health, progress, repair, start
 from tests.harness.server import Server
 from tests.harness.syncing import Waiting, sliding_sync
@@ -89,6 +93,7 @@ def deployed(
         modules=[
             {"module": MODULE, "config": {}},
             {"module": "tests.harness.brake.Brake", "config": {"control": str(control)}},
+            {"module": "tests.harness.remembered.Remembered", "config": {}},
         ],
         config={"background_updates": {"sleep_enabled": False}},
     )
@@ -354,6 +359,43 @@ def test_goes_on_beside_the_repair(deployment: Deployment) -> None:
     b.wait_for_event(sent[-1])
     assert b.rejected(room.room_id) == set()
     whole(room)
+
+
+def test_no_process_resolves_states_as_before(deployment: Deployment) -> None:
+    # The client worker stores what it resolves, with each event that merges branches.
+    b = deployment.b
+    room = deployment.room_on(PERSISTERS[1], "11")
+    r, alice, bob = room.room_id, room.alice, b.at(CLIENTS, room.bob)
+
+    before, peer = remembered(b, CLIENTS), HostilePeer(room.a, r)
+    tips = peer.extremities()
+    for branch in "ab":
+        topic, event_id = peer.forge(
+            "m.room.topic", alice.user_id, {"topic": branch}, state_key="", prev_events=tips
+        )
+        for server in (room.a, b):
+            peer.send(server, topic)
+            server.wait_for_event(event_id)
+    room.a.wait_for_event(bob.send_message(r, "Merged"))
+    resolved = remembered(b, CLIENTS) - before
+    assert resolved
+    lost = lose_state(room, "m.room.name", {"name": "Lost"})
+    repair_id = repair(b.at(MAIN, room.bob), r)["repair_id"]
+    for name in PROCESSES:
+        wait_for(lambda name=name: not resolved & remembered(b, name), what=f"{name} to forget")  # type: ignore[misc]
+    assert b.rejected(r) == set()
+    undo = room.bob.repair_api("POST", f"/repairs/{repair_id}/undo", {"dry_run": False})
+    assert finished(room.bob, undo["repair_id"])["status"] == "complete"
+    assert b.rejected(r) == {lost}
+    repair(room.bob, r)
+    whole(room)
+
+
+def remembered(b: WorkerServer, name: str) -> set[str]:
+    """The resolutions of states that a process remembers."""
+    answer = requests.get(b.url_of(name) + PATH, timeout=30)
+    answer.raise_for_status()
+    return {*answer.json()["keys"]}
 
 
 def test_one_job_whomever_is_asked_and_whoever_dies(deployment: Deployment) -> None:

@@ -81,6 +81,16 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ),
     (
         "synapse.storage.databases.main.cache",
+        "CacheInvalidationWorkerStore._invalidate_all_cache_and_stream",
+        ("txn", "cache_func"),
+    ),
+    (
+        "synapse.storage._base",
+        "SQLBaseStore.register_external_cached_function",
+        ("cache_name", "func"),
+    ),
+    (
+        "synapse.storage.databases.main.cache",
         "CacheInvalidationWorkerStore._invalidate_caches_for_room_events_and_stream",
         ("txn", "room_id"),
     ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
 
 from synapse.api.constants import EventTypes
 from synapse.events import EventBase
@@ -46,8 +45,6 @@ class EventContexts:
         self._storage = hs.get_storage_controllers()
         self._store = hs.get_datastores().main
         self._state_handler = hs.get_state_handler()
-        resolution = hs.get_state_resolution_handler()
-        self._resolved: Any = getattr(resolution, "_conflict_resolution_cache", None)
         self._dag = dag
         self._states = states
 
@@ -129,16 +126,6 @@ class EventContexts:
             if prev in known:
                 self._store._get_state_group_for_event.prefill((prev,), known[prev])
         return await self._state_handler.compute_event_context(event)
-
-    def forget_resolved(self) -> None:
-        """Lets Synapse resolve anew what it has resolved with events that were rejected then.
-
-        What it remembers in `StateResolutionHandler._conflict_resolution_cache` (read in
-        Synapse 1.163.2; 1.151.0 has none) goes by the ids of events, whatever becomes of them.
-        """
-        if self._resolved is not None:
-            for key in list(self._resolved._cache):
-                self._resolved.pop(key, None)
 
     def forget(self, event_ids: Collection[str]) -> None:
         """Takes back what Synapse was told of events that were not stored after all."""

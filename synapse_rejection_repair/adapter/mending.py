@@ -11,6 +11,7 @@ from synapse.types import StreamKeyType
 from synapse_rejection_repair.adapter.dag import SynapseDag
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
+from synapse_rejection_repair.adapter.resolved import ResolvedStates
 from synapse_rejection_repair.domain.extremities import forward_extremities
 
 
@@ -22,10 +23,16 @@ class RoomMending:
         database: its main database.
         dag: reads rooms.
         hooks: into Synapse's persistence.
+        resolved: what processes remember of resolved states.
     """
 
     def __init__(
-        self, hs: HomeServer, database: Database, dag: SynapseDag, hooks: PersistenceHooks
+        self,
+        hs: HomeServer,
+        database: Database,
+        dag: SynapseDag,
+        hooks: PersistenceHooks,
+        resolved: ResolvedStates,
     ) -> None:
         self._stores = hs.get_datastores()
         self._store = self._stores.main
@@ -34,6 +41,7 @@ class RoomMending:
         self._database = database
         self._dag = dag
         self._hooks = hooks
+        self._resolved = resolved
 
     async def mend(self, room_id: str, first: Callable[[], Awaitable[Collection[str]]]) -> None:
         """Brings a room in line, and wakes the clients that wait for it.
@@ -46,6 +54,9 @@ class RoomMending:
 
         async def mend() -> None:
             await self._mend_extremities(room_id, await first())
+            # Once more: what was resolved while events were stored anew may have been resolved
+            # with them as they were.
+            await self._database.run("forget_resolved", self._resolved.forget)
 
         await self._hooks.update_current_state(room_id, mend)
         # Synapse forgets it when it is told of such an event, which may have been long before.

@@ -15,6 +15,7 @@ from synapse_rejection_repair.adapter.journal import journal, originals
 from synapse_rejection_repair.adapter.mending import RoomMending
 from synapse_rejection_repair.adapter.newest import mend_bump_stamp, mend_threads
 from synapse_rejection_repair.adapter.nodes import read_nodes, references
+from synapse_rejection_repair.adapter.resolved import ResolvedStates
 from synapse_rejection_repair.adapter.takeaway import (
     OWN_ROWS,
     STATE,
@@ -48,6 +49,7 @@ class SynapseUndoWriter(UndoWriter):
         database: its main database.
         history: reads journals.
         mending: brings rooms in line in the end.
+        resolved: what processes remember of resolved states.
         clock: tells the time.
     """
 
@@ -57,12 +59,14 @@ class SynapseUndoWriter(UndoWriter):
         database: Database,
         history: SynapseUndoReader,
         mending: RoomMending,
+        resolved: ResolvedStates,
         clock: Clock,
     ) -> None:
         self._store = hs.get_datastores().main
         self._database = database
         self._history = history
         self._mending = mending
+        self._resolved = resolved
         self._clock = clock
 
     @override
@@ -121,6 +125,7 @@ class SynapseUndoWriter(UndoWriter):
             delete(txn, "event_search", indexed)
         # Every process may have cached any of it.
         self._store._invalidate_caches_for_room_events_and_stream(txn, job.room_id)
+        self._resolved.forget(txn)
 
 
 def _insert(

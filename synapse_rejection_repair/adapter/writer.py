@@ -24,6 +24,7 @@ from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.journal import journal
 from synapse_rejection_repair.adapter.mending import RoomMending
 from synapse_rejection_repair.adapter.newcomers import Newcomers
+from synapse_rejection_repair.adapter.resolved import ResolvedStates
 from synapse_rejection_repair.adapter.takeaway import TakenAway, take_away
 from synapse_rejection_repair.domain.imports import lowest_of
 from synapse_rejection_repair.domain.model import StateIds, StateKey, Verdict
@@ -41,6 +42,7 @@ class SynapseWriter(RoomWriter):
         database: its main database.
         dag: reads rooms.
         contexts: computes the states before and after events.
+        resolved: what processes remember of resolved states.
         hooks: into Synapse's persistence.
         mending: brings rooms in line in the end.
         arrivals: gives events the stream orderings that were set aside for them.
@@ -53,6 +55,7 @@ class SynapseWriter(RoomWriter):
         database: Database,
         dag: SynapseDag,
         contexts: EventContexts,
+        resolved: ResolvedStates,
         hooks: PersistenceHooks,
         mending: RoomMending,
         arrivals: ArrivalHooks,
@@ -64,6 +67,7 @@ class SynapseWriter(RoomWriter):
         self._database = database
         self._dag = dag
         self._contexts = contexts
+        self._resolved = resolved
         self._newcomers = Newcomers(hs, contexts)
         self._hooks = hooks
         self._mending = mending
@@ -153,6 +157,8 @@ class SynapseWriter(RoomWriter):
             self._store._invalidate_cache_and_stream_bulk(
                 txn, self._store._get_state_group_for_event, [(i,) for i in event_ids]
             )
+            if any(event.is_state() for event, _ in pairs):
+                self._resolved.forget(txn)
             note_borrowed(txn, job, event_ids, borrowed, now)
             return take_away(
                 txn, job.room_id, event_ids, accepted & set(event_ids), job.job_id, action, now
@@ -165,8 +171,6 @@ class SynapseWriter(RoomWriter):
             self._hooks.storing_anew(ids, take),
         ):
             await self._door.store(pairs, backfilled=steps[0].backfill)
-        if any(event.is_state() for event, _ in pairs):
-            self._contexts.forget_resolved()
 
     async def _restate(
         self, job: RepairJob, steps: Sequence[Step], checker: EventChecker
