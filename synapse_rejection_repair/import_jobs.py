@@ -129,9 +129,9 @@ class ImportRunner:
 
     async def _loop(self, job: ImportJob, source: Source, writer: ImportWriter) -> ImportJob:
         began, done_before = self.clock.now_ms(), job.progress.done
-        arrivals = ArrivalOrder(
-            source, self.target, job.room_id, job.progress.cursor or BEGINNING, _PAGE_BESIDE_OTHERS
-        )
+        after = job.progress.cursor or BEGINNING
+        page = _page(job, _PAGE_BESIDE_OTHERS)
+        arrivals = ArrivalOrder(source, self.target, job.room_id, after, page)
         batches = self._verified(arrivals, writer)
         requests = self.requests_begun()
         try:
