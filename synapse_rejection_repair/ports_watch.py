@@ -38,10 +38,16 @@ class WatchStore(CauseReader, AlertReader, Protocol):
     """Keeps rejections and alerts in the module's own tables."""
 
     async def record(self, rejections: Sequence[Rejection]) -> None:
-        """Writes rejections with the roots that they follow."""
+        """Writes rejections with the roots that they follow.
+
+        What was recorded of an event before stays as it is.
+        """
 
     async def forget_oldest(self, room_id: str) -> None:
-        """Forgets the oldest of a room's rejections, where there are too many."""
+        """Forgets the oldest of a room's rejections, where there are too many.
+
+        Those that there was an alert about stay.
+        """
 
     async def seen(self, room_id: str) -> list[Seen]:
         """What is recorded of a room."""
@@ -66,11 +72,13 @@ class WatchStore(CauseReader, AlertReader, Protocol):
 
 
 class AlertChannel(Protocol):
-    """Tells admins of alerts."""
+    """Tells admins of alerts.
 
-    @property
-    def room(self) -> str | None:
-        """The room that messages go to; `None` if there is none."""
+    Attributes:
+        room: the room that messages go to; `None` if there is none.
+    """
+
+    room: str | None
 
     def log(self, alert: Alert) -> None:
         """Writes an alert into the log and counts it in the metrics."""

@@ -9,10 +9,12 @@ from synapse.api.constants import EventTypes, Membership
 from synapse.metrics import SERVER_NAME_LABEL
 from synapse.module_api import ModuleApi
 from synapse.server import HomeServer
+from typing_extensions import override
 
 from synapse_rejection_repair.config import AlertConfig
 from synapse_rejection_repair.domain.healing import Healed
 from synapse_rejection_repair.domain.watch import Alert
+from synapse_rejection_repair.ports_watch import AlertChannel
 
 # A name of its own, so that a log configuration can send alerts elsewhere.
 logger = logging.getLogger("synapse_rejection_repair.alerts")
@@ -34,7 +36,7 @@ rejections_counter = Counter(
 )
 
 
-class SynapseAlertChannel:
+class SynapseAlertChannel(AlertChannel):
     """The log and the metrics of this process, and a room of the server's.
 
     Args:
@@ -50,8 +52,8 @@ class SynapseAlertChannel:
         self._server_name = hs.hostname
         self._count = alerts_counter.labels(**{SERVER_NAME_LABEL: hs.hostname})
 
+    @override
     def log(self, alert: Alert) -> None:
-        """Writes an alert into the log and counts it in the metrics."""
         self._count.inc()
         logger.error(
             "A cascade of rejections has begun in room %s: %i events that follow %s were rejected."
@@ -62,8 +64,8 @@ class SynapseAlertChannel:
             alert.error or "(not noticed by this module)",
         )
 
+    @override
     def log_healed(self, alert: Alert, healed: Healed) -> None:
-        """Says in the log and in the metrics what became of an alert's root without an admin."""
         outcome = "waits" if healed.repair_id is None else "begun"
         healed_counter.labels(**{"outcome": outcome, SERVER_NAME_LABEL: self._server_name}).inc()
         if healed.repair_id is None:
@@ -92,8 +94,8 @@ class SynapseAlertChannel:
                 self.room,
             )
 
+    @override
     async def send(self, text: str) -> None:
-        """Sends a message to the admins; raises whatever the server has against it."""
         await self._api.create_and_send_event_into_room(
             {
                 "type": EventTypes.Message,
@@ -105,8 +107,8 @@ class SynapseAlertChannel:
             }
         )
 
+    @override
     def cannot_send(self, error: Exception) -> None:
-        """Says in the log that a message could not be sent."""
         logger.warning(
             "An alert cannot be sent as 'alert.sender' %s to 'alert.room' %s, and will be tried"
             " again: %s",

@@ -1,4 +1,4 @@
-"""Noticed rejections and alerts, in the module's own tables: the `WatchStore`."""
+"""Noticed rejections and alerts, in the module's own tables."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence, Set
 
 import attr
 from synapse.storage.database import LoggingTransaction
+from typing_extensions import override
 
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.tables import ALERTS, SEEN
@@ -23,6 +24,7 @@ from synapse_rejection_repair.domain.watch import (
     raised,
     roots_behind,
 )
+from synapse_rejection_repair.ports_watch import WatchStore
 
 KEPT = 1000
 """How many alerts are kept of one room, and how many rejections besides those."""
@@ -36,7 +38,7 @@ Events that were recorded know their roots, so this is only met in what was reje
 _COLUMNS = "room_id, event_id, failed_check, error, first_ts, alerted_ts, cascade, repair_id"
 
 
-class SynapseWatchStore:
+class SynapseWatchStore(WatchStore):
     """Keeps rejections and alerts in Synapse's database.
 
     Args:
@@ -46,11 +48,8 @@ class SynapseWatchStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @override
     async def record(self, rejections: Sequence[Rejection]) -> None:
-        """Writes rejections with the roots that they follow.
-
-        What was recorded of an event before stays as it is.
-        """
         await self._database.run("record_seen", self._record, rejections)
 
     def _record(self, txn: LoggingTransaction, rejections: Sequence[Rejection]) -> None:
@@ -71,12 +70,8 @@ class SynapseWatchStore:
             ],
         )
 
+    @override
     async def forget_oldest(self, room_id: str) -> None:
-        """Forgets the oldest of a room's rejections, where there are too many.
-
-        Those that there was an alert about stay.
-        """
-
         def forget(txn: LoggingTransaction) -> None:
             txn.execute(
                 f"DELETE FROM {SEEN} WHERE event_id IN (SELECT s.event_id FROM {SEEN} AS s"
@@ -138,8 +133,8 @@ class SynapseWatchStore:
             rejected.update(event_id for (event_id,) in txn)
         return rejected
 
+    @override
     async def recorded(self, event_ids: Collection[str]) -> dict[str, Recorded]:
-        """What was recorded of those of the events that were noticed."""
         rows = await self._database.rows_of(
             "recorded",
             f"SELECT event_id, failed_check, error, ts FROM {SEEN} WHERE",
@@ -148,25 +143,22 @@ class SynapseWatchStore:
         )
         return {event_id: Recorded(*row) for event_id, *row in rows}
 
+    @override
     async def seen(self, room_id: str) -> list[Seen]:
-        """What is recorded of a room."""
         rows = await self._database.rows(
             "seen", f"SELECT event_id, ts, roots FROM {SEEN} WHERE room_id = ?", (room_id,)
         )
         return [Seen(event_id, ts, tuple(json.loads(roots))) for event_id, ts, roots in rows]
 
+    @override
     async def rooms_since(self, since_ts: int) -> list[str]:
-        """The rooms in which something was recorded since then, in milliseconds."""
         rows = await self._database.rows(
             "seen_rooms", f"SELECT DISTINCT room_id FROM {SEEN} WHERE ts >= ?", (since_ts,)
         )
         return [room_id for (room_id,) in rows]
 
+    @override
     async def raise_alerts(self, room_id: str, begun: Sequence[Begun], now_ms: int) -> None:
-        """Writes an alert for each of the cascades that has none, if its root is still rejected.
-
-        Forgets the oldest of the room's alerts that were told of, where there are too many.
-        """
         rows = await self._database.rows(
             "alerted", f"SELECT event_id, first_ts FROM {ALERTS} WHERE room_id = ?", (room_id,)
         )
@@ -190,23 +182,15 @@ class SynapseWatchStore:
 
         await self._database.run("raise_alerts", write)
 
+    @override
     async def page(self, page: Page, room_id: str | None) -> Listing[Alert]:
-        """The alerts, of one room where given."""
-        direction = "DESC" if page.backwards else "ASC"
         where, args = ("room_id = ?", (room_id,)) if room_id is not None else ("TRUE", ())
-        rows = await self._database.rows(
-            "list_alerts",
-            f"SELECT {_COLUMNS} FROM {ALERTS} WHERE {where}"
-            f" ORDER BY {page.order_by} {direction}, event_id {direction} LIMIT ? OFFSET ?",
-            (*args, page.limit, page.start),
-        )
-        ((total,),) = await self._database.rows(
-            "count_alerts", f"SELECT COUNT(*) FROM {ALERTS} WHERE {where}", args
-        )
-        return Listing([Alert(*row) for row in rows], total)
+        source, order = f"FROM {ALERTS} WHERE {where}", (page.order_by, "event_id")
+        found = await self._database.page("alerts", _COLUMNS, source, args, page, order)
+        return Listing([Alert(*row) for row in found.rows], found.total)
 
+    @override
     async def unannounced(self) -> list[Alert]:
-        """The alerts that admins were not told of yet, the oldest first."""
         rows = await self._database.rows(
             "unannounced",
             f"SELECT {_COLUMNS} FROM {ALERTS} WHERE announced_ts IS NULL"
@@ -214,9 +198,8 @@ class SynapseWatchStore:
         )
         return [Alert(*row) for row in rows]
 
+    @override
     async def repaired_by(self, event_id: str, repair_id: str) -> None:
-        """Notes the repair of an alert's root that was begun without an admin."""
-
         def write(txn: LoggingTransaction) -> None:
             txn.execute(
                 f"UPDATE {ALERTS} SET repair_id = ? WHERE event_id = ?", (repair_id, event_id)
@@ -224,9 +207,8 @@ class SynapseWatchStore:
 
         await self._database.run("alert_repaired", write)
 
+    @override
     async def announced(self, event_ids: Iterable[str], now_ms: int) -> None:
-        """Notes that admins were told of alerts."""
-
         def write(txn: LoggingTransaction) -> None:
             txn.execute_batch(
                 f"UPDATE {ALERTS} SET announced_ts = ? WHERE event_id = ?",
