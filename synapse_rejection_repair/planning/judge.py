@@ -94,10 +94,11 @@ class Judge:
         if before is None:
             return _NO_STATE
         verdict = await self._checker.check(node, self._states.lookup(before), force=force)
-        if not verdict.accepted or force:
-            return verdict
-        soft_failed = await self._current_state.fails(node, before, extremities, borrowed=borrowed)
-        return attr.evolve(verdict, soft_failed=soft_failed)
+        if verdict.accepted and not force:
+            check_6 = self._current_state
+            if await check_6.fails(node, before, extremities, borrowed=borrowed):
+                return attr.evolve(verdict, soft_failed=True)
+        return verdict
 
     async def _by_theirs(
         self,
