@@ -167,8 +167,8 @@ def newest(
 ) -> tuple[list[Begun], list[str]]:
     """Which cascades of a room to raise an alert about, and which of its alerts to forget.
 
-    There are to be the newest ones alone. Whatever is forgotten is not raised again, for it is
-    older than what is kept.
+    There are to be the newest ones alone. What is forgotten is older than what is kept, so it is
+    not raised again, unless its cascade goes on: then it is as new as what is recorded of it.
 
     Args:
         begun: the cascades that have begun.
