@@ -353,10 +353,16 @@ def test_recorded_causes(world: World) -> None:
         (world.broken.room.room_id, world.broken.x),
         (world.hostile.room_id, world.grab),
     ):
-        (root,) = world.judge.ok("GET", path(room_id, "diagnosis"))["roots"]
-        assert root["event_id"] == root_id
-        assert root["recorded"]["check"] == "auth_events"
-        assert root["recorded"]["error"].startswith("403: ")
+
+        def recorded(room_id: str = room_id, root_id: str = root_id) -> Any:
+            (root,) = world.judge.ok("GET", path(room_id, "diagnosis"))["roots"]
+            assert root["event_id"] == root_id
+            return root["recorded"]
+
+        # It is written in the background, some seconds after the rejection.
+        cause = wait_for(recorded, what="the cause to be recorded")
+        assert cause["check"] == "auth_events"
+        assert cause["error"].startswith("403: ")
 
 
 @with_pair

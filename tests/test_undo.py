@@ -77,6 +77,9 @@ def facts(room: Room) -> dict[str, Any]:
     }
     found |= compare.database_facets(room, b)
     found["diagnosis"] = diagnosis(room.bob, r)
+    for root in found["diagnosis"]["roots"]:
+        # Written in the background, some seconds after the rejection: an undo has no part in it.
+        del root["recorded"]
     found["health"] = health(room.bob, r)
     found["plan"] = dry_run(room.bob, r)
     found["messages"] = messages
