@@ -159,9 +159,7 @@ class Planner:
         expected = elsewhere.expected if elsewhere else ()
         affected = await self.clock.in_thread(Affected, facts, chosen, expected)
         while batch := affected.take(_BATCH):
-            found = await self.dag.accepted_children(batch)
-            children = [node for nodes in found.values() for node in nodes]
-            await self.clock.in_thread(affected.add, children)
+            await self.clock.in_thread(affected.add, await self.dag.accepted_behind(batch))
             await self.clock.breathe()
         return affected.nodes
 

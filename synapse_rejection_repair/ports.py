@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
+from synapse_rejection_repair.domain.affected import Behind
 from synapse_rejection_repair.domain.facts import RoomFacts
 from synapse_rejection_repair.domain.job import Job, Progress, Request, Status
 from synapse_rejection_repair.domain.listing import (
@@ -120,8 +121,8 @@ class DagReader(Protocol):
     async def newest_accepted(self, room_id: str) -> list[str]:
         """The accepted events that lie deepest in the room's DAG, the deepest first."""
 
-    async def accepted_children(self, event_ids: Collection[str]) -> dict[str, list[Node]]:
-        """The accepted events in the database that follow each of the events."""
+    async def accepted_behind(self, event_ids: Collection[str]) -> Behind:
+        """The accepted events in the database that follow the events, and some behind those."""
 
     async def followed(self, event_ids: Collection[str]) -> set[str]:
         """Those of the events that count as followed when forward extremities are made."""

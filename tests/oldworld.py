@@ -55,9 +55,15 @@ class OldRoom:
 
     def import_room(self, wait: bool = True, **options: Any) -> dict[str, Any]:
         """Imports the room for real, and gives the job as it is in the end."""
-        body = {"source": "old", "dry_run": False, **options}
-        job_id = self.bob.repair_api("POST", room_path(self.room_id, "import"), body)["import_id"]
+        job_id = self.start_import(**options)
         return finished(self.bob, job_id) if wait else self.bob.repair_api("GET", job_path(job_id))
+
+    def start_import(self, **options: Any) -> str:
+        """Begins to import the room for real, and gives the id of the job."""
+        body = {"source": "old", "dry_run": False, **options}
+        answer = self.bob.repair_api("POST", room_path(self.room_id, "import"), body)
+        job_id: str = answer["import_id"]
+        return job_id
 
     def dry_run(self, **options: Any) -> dict[str, Any]:
         body = {"source": "old", **options}

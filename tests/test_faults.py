@@ -116,7 +116,7 @@ def test_an_import_onto_a_full_disk(tmp_path: Path) -> None:
         database = SqliteDatabase(disk.folder / "homeserver.db")
         with old_world(tmp_path, "11", b_database=database) as world:
             theirs, before = accepted(world.a, world.room_id), accepted(world.b, world.room_id)
-            import_id = world.import_room(wait=False, events_per_second=10)["import_id"]
+            import_id = world.start_import(events_per_second=10)
             wait_for(
                 lambda: world.bob.repair_api("GET", job_path(import_id))["imported"],
                 what="the import to get going",

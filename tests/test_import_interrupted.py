@@ -55,9 +55,9 @@ def test_killed_and_gone_on_with(request: pytest.FixtureRequest, tmp_path: Path,
         for nth, moment in ((1, "before"), (1, "after"), (2, "before"), (2, "after")):
             brake(control, {"transaction": PERSIST, "nth": nth, "kill": moment})
             if import_id:
-                world.b.start()
+                world.b.launch()
             else:
-                import_id = world.import_room(wait=False, events_per_second=20)["import_id"]
+                import_id = world.start_import(events_per_second=20)
             wait_for(lambda: not world.b.running, what="B to be killed")
             world.b.kill()
             stored = len(accepted(world.b, world.room_id) - before)
@@ -120,7 +120,7 @@ def test_a_database_server_that_dies_in_mid_import(tmp_path: Path) -> None:
 def interrupted(world: OldWorld, words: str) -> Iterator[None]:
     """Begins an import whose source the body takes away, and sees how it fails."""
     bob, room_id = world.bob, world.room_id
-    import_id = world.import_room(wait=False, events_per_second=10)["import_id"]
+    import_id = world.start_import(events_per_second=10)
 
     def status() -> dict[str, Any]:
         job: dict[str, Any] = bob.repair_api("GET", job_path(import_id))

@@ -195,7 +195,7 @@ def test_pictures_outlive_the_old_server(gallery: Gallery) -> None:
 
     # Killed when the first one is stored, just before the next would be, and when it is noted.
     brake(gallery.control, {"transaction": STORE_MEDIUM, "nth": 1, "kill": "after"})
-    job_id = world.import_room(wait=False, media=True)["import_id"]
+    job_id = world.start_import(media=True)
     wait_dead(b)
     for transaction, nth, moment in (
         (STORE_MEDIUM, 1, "before"),
@@ -203,7 +203,7 @@ def test_pictures_outlive_the_old_server(gallery: Gallery) -> None:
         (NOTE_MEDIUM, 3, "after"),
     ):
         brake(gallery.control, {"transaction": transaction, "nth": nth, "kill": moment})
-        b.start()
+        b.launch()
         wait_dead(b)
     b.start()
     job = finished(world.bob, job_id)

@@ -55,9 +55,9 @@ class EventContexts:
             event: the event.
             known: the state groups of events that are not stored yet, by event id.
         """
-        prevs = event.prev_event_ids()
-        groups = await self._dag.state_groups([p for p in prevs if p not in known])
-        return {**groups, **{p: known[p] for p in prevs if p in known}}
+        groups = {p: known[p] for p in event.prev_event_ids() if p in known}
+        others = [p for p in event.prev_event_ids() if p not in known]
+        return {**groups, **await self._dag.state_groups(others)} if others else groups
 
     async def merges(self, event: EventBase, known: Mapping[str, int]) -> bool:
         """Whether the states after an event's prev events have to be resolved."""

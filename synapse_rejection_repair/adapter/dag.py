@@ -9,10 +9,20 @@ from typing_extensions import override
 
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.soft_failures import SoftFailureReader
+from synapse_rejection_repair.domain.affected import Behind
 from synapse_rejection_repair.domain.facts import RoomFacts
 from synapse_rejection_repair.domain.model import Node
 from synapse_rejection_repair.domain.tips import Spell
 from synapse_rejection_repair.ports import DagReader
+
+_FAR = 1000
+"""How many events one query follows the edges to, at most."""
+
+_ACCEPTED_EDGES = """event_edges AS ee
+    INNER JOIN events AS e ON e.event_id = ee.event_id
+    LEFT JOIN rejections AS r ON r.event_id = ee.event_id
+    WHERE NOT e.outlier AND r.event_id IS NULL"""
+"""The edges that accepted events have."""
 
 
 class SynapseDag(DagReader):
@@ -61,21 +71,31 @@ class SynapseDag(DagReader):
         return set(event_ids) - {i for i, metadata in rows if not _is_soft_failed(metadata)}
 
     @override
-    async def accepted_children(self, event_ids: Collection[str]) -> dict[str, list[Node]]:
-        edges = await self._database.rows_of(
+    async def accepted_behind(self, event_ids: Collection[str]) -> Behind:
+        # One generation at a time, a chain of ten thousand would be ten thousand questions.
+        looked_up = {*event_ids, *await self._far_behind(event_ids)}
+        rows = await self._database.rows_of(
             "children",
-            "SELECT ee.prev_event_id, ee.event_id FROM event_edges AS ee"
-            " INNER JOIN events AS e ON e.event_id = ee.event_id"
-            " LEFT JOIN rejections AS r ON r.event_id = ee.event_id"
-            " WHERE NOT e.outlier AND r.event_id IS NULL AND",
-            event_ids,
+            f"SELECT ee.event_id FROM {_ACCEPTED_EDGES} AND",
+            looked_up,
             "ee.prev_event_id",
         )
-        nodes = await self._light_nodes({child for _, child in edges})
-        children: dict[str, list[Node]] = {}
-        for parent, child in edges:
-            children.setdefault(parent, []).append(nodes[child])
-        return children
+        nodes = await self._light_nodes({event_id for (event_id,) in rows})
+        return Behind(nodes.values(), looked_up)
+
+    async def _far_behind(self, event_ids: Collection[str]) -> list[str]:
+        """Some accepted events that are reached from the events, however far."""
+        clause, args = self._database.in_list("ee.prev_event_id", event_ids)
+        rows = await self._database.rows(
+            "far_behind",
+            "WITH RECURSIVE behind (event_id) AS ("
+            f"  SELECT ee.event_id FROM {_ACCEPTED_EDGES} AND {clause}"
+            f"  UNION SELECT ee.event_id FROM behind AS b, {_ACCEPTED_EDGES}"
+            "    AND ee.prev_event_id = b.event_id"
+            ") SELECT event_id FROM behind LIMIT ?",
+            (*args, _FAR),
+        )
+        return [event_id for (event_id,) in rows]
 
     async def _light_nodes(self, event_ids: Collection[str]) -> dict[str, Node]:
         """Accepted events as nodes, without reading their JSON (and so without auth events)."""

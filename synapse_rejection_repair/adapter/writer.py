@@ -106,13 +106,12 @@ class SynapseWriter(RoomWriter):
         known: dict[str, int] = {}
         force = job.request.scope.force
         looked_up: _LookedUp = {}
+        changes_state = False
         try:
             for step in steps:
                 node = step.node
                 event = checker.event(node.event_id)
-                if any(e.is_state() for e, _ in pairs) and await self._contexts.merges(
-                    event, known
-                ):
+                if changes_state and await self._contexts.merges(event, known):
                     # Synapse resolves states with the events as they are stored, so those
                     # of this batch have to be stored first.
                     break
@@ -133,6 +132,7 @@ class SynapseWriter(RoomWriter):
                 if group is not None:
                     known[node.event_id] = group
                 pairs.append((event, context))
+                changes_state = changes_state or event.is_state()
                 await self._clock.breathe()
             if pairs:
                 await self._store_anew(job, steps, pairs)

@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+import attr
+
 from synapse_rejection_repair.domain.dag import Frontier
 from synapse_rejection_repair.domain.facts import RoomFacts
 from synapse_rejection_repair.domain.model import Node
 from synapse_rejection_repair.domain.nodes import NodeTable
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class Behind:
+    """Accepted events that follow others.
+
+    Attributes:
+        nodes: the events.
+        looked_up: the events all of whose accepted children are among them.
+    """
+
+    nodes: Collection[Node]
+    looked_up: Collection[str]
 
 
 class Affected:
@@ -43,10 +58,10 @@ class Affected:
         """Some events whose accepted children are to be looked up; none in the end."""
         return self._frontier.take(size)
 
-    def add(self, children: Collection[Node]) -> None:
+    def add(self, behind: Behind) -> None:
         """Takes in the accepted events that follow those that were taken."""
-        self._add(children)
-        self._frontier.add(node.event_id for node in children)
+        self._add(behind.nodes)
+        self._frontier.add((node.event_id for node in behind.nodes), behind.looked_up)
 
     def _add(self, nodes: Iterable[Node]) -> None:
         for node in nodes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from array import array
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 
 from synapse_rejection_repair.domain.model import Node
 from synapse_rejection_repair.domain.nodes import Links, NodeTable
@@ -84,14 +84,20 @@ class Frontier:
         self._seen: set[str] = set()
         self._waiting: list[str] = []
 
-    def add(self, event_ids: Iterable[str]) -> None:
-        """Goes on from events that were found, along all known edges."""
+    def add(self, event_ids: Iterable[str], looked_up: Container[str] = ()) -> None:
+        """Goes on from events that were found, along all known edges.
+
+        Args:
+            event_ids: the events.
+            looked_up: those behind which there is nothing to be looked up any more.
+        """
         stack = list(event_ids)
         while stack:
             event_id = stack.pop()
             if event_id not in self._seen:
                 self._seen.add(event_id)
-                self._waiting.append(event_id)
+                if event_id not in looked_up:
+                    self._waiting.append(event_id)
                 stack.extend(self._follow(event_id))
 
     def take(self, size: int) -> list[str]:

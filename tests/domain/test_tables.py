@@ -88,6 +88,13 @@ def test_a_frontier_goes_everywhere_once(numbers: list[int], size: int) -> None:
     assert sorted(found) == sorted(expected)
 
 
+def test_a_frontier_does_not_ask_for_what_was_looked_up() -> None:
+    edges = {"A": ["B"], "B": ["C"], "C": ["D"]}
+    frontier = Frontier(lambda i: edges.get(i, []))
+    frontier.add(["A"], looked_up={"A", "C"})
+    assert sorted(frontier.take(9)) == ["B", "D"]
+
+
 STEPS = [
     Step(DRAWN["X"], Action.RECEIVE, ACCEPTED),
     Step(DRAWN["A"], Action.REJECT, Verdict(Outcome.REJECT, None, "no")),

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 import attr
 
 from synapse_rejection_repair.carrying_out import PlanExecutor
+from synapse_rejection_repair.domain.affected import Behind
 from synapse_rejection_repair.domain.delivery import Deliver
 from synapse_rejection_repair.domain.facts import RoomFacts
 from synapse_rejection_repair.domain.job import Job, Status
@@ -315,13 +316,17 @@ class World:
     async def position(self, room_id: str) -> int:
         return self.newest
 
-    async def accepted_children(self, event_ids: Collection[str]) -> dict[str, list[Node]]:
-        children: dict[str, list[Node]] = {}
-        for child, prevs in self.edges.items():
-            if self.nodes[child].rejected is None:
-                for prev in set(prevs) & set(event_ids):
-                    children.setdefault(prev, []).append(self.nodes[child])
-        return children
+    async def accepted_behind(self, event_ids: Collection[str]) -> Behind:
+        # One generation further than was asked for.
+        looked_up = {*event_ids, *self._accepted_children(event_ids)}
+        return Behind([self.nodes[i] for i in self._accepted_children(looked_up)], looked_up)
+
+    def _accepted_children(self, event_ids: Collection[str]) -> list[str]:
+        return [
+            child
+            for child, prevs in self.edges.items()
+            if self.nodes[child].rejected is None and not {*prevs}.isdisjoint(event_ids)
+        ]
 
     async def followed(self, event_ids: Collection[str]) -> set[str]:
         return {

@@ -18,7 +18,7 @@ from synapse.storage.database import LoggingTransaction
 
 LARGE = frozenset({"events", "event_json", "event_auth", "event_edges", "event_to_state_groups"})
 _OURS = "/synapse_rejection_repair/"
-_EXPLAINED = ("SELECT", "UPDATE", "DELETE", "INSERT")
+_EXPLAINED = ("SELECT", "WITH", "UPDATE", "DELETE", "INSERT")
 
 
 class Explain:
