@@ -70,7 +70,7 @@ _POLL_MS = 5000
 """How often a process looks for jobs that were asked of others, in milliseconds."""
 
 
-_REST_SHARED = 0.85
+_REST_SHARED = 0.7
 _REST = 0.0
 """How long a repair rests after each batch of events, in times that the batch took.
 

@@ -20,7 +20,7 @@ from typing_extensions import override
 from synapse_rejection_repair.ports import Clock
 
 T = TypeVar("T")
-_SLICE = 0.003
+_SLICE = 0.001
 """How long a task may hold the reactor before it gives way, in seconds."""
 
 

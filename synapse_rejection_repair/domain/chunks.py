@@ -8,8 +8,10 @@ from itertools import groupby
 from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.steps import Step
 
-CHUNK = 100
-"""How many events are stored at a time: as many as Synapse stores in one transaction."""
+CHUNK = 200
+"""How many events are stored at a time: what Synapse does once for all of them costs as much as
+storing a dozen. It stores a hundred in one transaction.
+"""
 
 
 def chunks(steps: Sequence[Step]) -> Iterator[list[Step]]:

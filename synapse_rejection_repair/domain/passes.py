@@ -11,7 +11,7 @@ from synapse_rejection_repair.domain.plan import Plan
 _FREE_PASSES = 2
 """How many passes let others write to the room between planning and the plan's end."""
 
-_OVERTAKEN = 2 * CHUNK
+_OVERTAKEN = CHUNK
 """How many events are stored at most while a room's other writes wait."""
 
 _SHORT_MS = 5000
