@@ -30,7 +30,7 @@ from synapse_rejection_repair.adapter.metrics import RepairMeter
 from synapse_rejection_repair.adapter.peer_events import PeerEvents
 from synapse_rejection_repair.adapter.peer_states import SynapsePeerStates
 from synapse_rejection_repair.adapter.peers import SynapsePeers
-from synapse_rejection_repair.adapter.process import writes_events, writes_room
+from synapse_rejection_repair.adapter.process import is_main, writes_events, writes_room
 from synapse_rejection_repair.adapter.rejected import RejectedEvents
 from synapse_rejection_repair.adapter.resolved import ResolvedStates
 from synapse_rejection_repair.adapter.rooms import SynapseRooms
@@ -93,7 +93,8 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
     database = Database(hs)
     states = SynapseStates(hs)
     soft_failures = SoftFailureReader(database, clock)
-    listings = Listings(database, RejectedEvents(hs, database, clock), clock)
+    rejected = RejectedEvents(hs, database, clock)
+    listings = Listings(database, rejected, clock)
     scan = DefectScan(database, states, clock)
     gaps = GapReader(database, hs.hostname, clock)
     rooms = SynapseRooms(database)
@@ -213,5 +214,7 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
             poll, _POLL_MS, desc="rejection_repair_poll", run_on_all_instances=True
         )
         await begin_watch()
+        if is_main(hs):
+            await rejected.warm()
 
     hs.get_clock().call_when_running(lambda: spawn(begin))

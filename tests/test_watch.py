@@ -270,6 +270,25 @@ def test_killed_while_causes_are_recorded(world: World) -> None:
     world.rooms[root] = room
 
 
+@newest
+def test_what_is_rejected_is_known_before_anybody_asks(world: World) -> None:
+    label = 'desc="rejection_repair_rejected_rows"'
+
+    def looked_up() -> float:
+        text = requests.get(f"{world.pair.b.url}/_synapse/metrics", timeout=30).text
+        counts = rf"^synapse_storage_transaction_time_count_total{{[^}}]*{label}[^}}]*}} (\S+)$"
+        return sum(map(float, re.findall(counts, text, re.MULTILINE)))
+
+    world.pair.b.restart()
+    assert world.alerts(), "nothing new is rejected"
+    wait_for(looked_up, what="the rejected events to be looked up")
+    before = looked_up()
+    rooms = world.admin.repair_api("GET", "/rooms")
+    sql = "SELECT COUNT(DISTINCT room_id) FROM events INNER JOIN rejections USING (event_id)"
+    assert rooms["total"] == world.pair.b.database.value(sql)
+    assert looked_up() == before
+
+
 def recorded_of(server: Server, room: Room) -> int:
     """How many rejections are recorded of a room."""
     sql = "SELECT COUNT(*) FROM rejection_repair_seen WHERE room_id = ?"

@@ -29,6 +29,11 @@ def requests_begun() -> int:
     return int(getattr(site, "_next_request_seq", 0))
 
 
+def is_main(hs: HomeServer) -> bool:
+    """Whether this is the main process, which has the endpoints wherever others may have them."""
+    return hs.config.worker.worker_app is None
+
+
 def writes_events(hs: HomeServer) -> bool:
     """Whether this process writes the events of any room."""
     return hs.get_instance_name() in hs.config.worker.writers.events

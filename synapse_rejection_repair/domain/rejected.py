@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import attr
 
 from synapse_rejection_repair.domain.listing import Listing, Page, RejectionFilter
-from synapse_rejection_repair.domain.sorting import sorted_in_pieces
+from synapse_rejection_repair.domain.sorting import sorted_in_pieces, sorted_numbers
 
 RejectedRow = tuple[str, str, str, str, int, int, str]
 """Event id, room id, type, sender, `origin_server_ts`, depth, reason."""
+
+_PLACE_BITS = 32
+"""How many bits of a number that is sorted are the place of a row, and not what it is sorted by."""
 
 
 @attr.s(slots=True, auto_attribs=True)
@@ -101,33 +104,36 @@ class RejectedTable:
     def _order(self, room_id: str, order_by: str) -> array[int]:
         order = self._orders.get((room_id, order_by))
         if order is None:
-            by_id = self._by_id(room_id)
-            key = self._number(order_by)
-            order = array("i", sorted_in_pieces(by_id, key=key)) if key else by_id
+            room, rooms = self._words.get(room_id, -1), self._rooms
+            order = array("i", (row for row in self.by_id() if rooms[row] == room))
+            numbers = {"origin_server_ts": self._times, "depth": self._depths}
+            words = {"type": self._types, "sender": self._senders, "reason": self._reasons}
+            if order_by in numbers:
+                order = _by_number(order, numbers[order_by])
+            elif order_by in words:
+                order = self._by_word(order, words[order_by])
             self._orders[room_id, order_by] = order
         return order
 
-    def _by_id(self, room_id: str) -> array[int]:
-        """A room's rows in the order of their ids: any other order is begun with this one."""
+    def by_id(self) -> array[int]:
+        """All rows in the order of their ids; to sort them takes long, the first time."""
         if self._sorted is None:
             ids = self._ids
             self._sorted = array("i", sorted_in_pieces(range(len(ids)), key=ids.__getitem__))
-        room, rooms = self._words.get(room_id, -1), self._rooms
-        return array("i", (row for row in self._sorted if rooms[row] == room))
+        return self._sorted
 
-    def _number(self, order_by: str) -> Callable[[int], int] | None:
-        """What rows are sorted by: numbers are compared sooner than texts."""
-        numbers = {"origin_server_ts": self._times, "depth": self._depths}
-        words = {"type": self._types, "sender": self._senders, "reason": self._reasons}
-        if order_by in numbers:
-            return numbers[order_by].__getitem__
-        if order_by not in words:
-            return None
-        column = words[order_by]
-        places = {
-            word: i for i, word in enumerate(sorted(set(column), key=self._texts.__getitem__))
-        }
-        return lambda row: places[column[row]]
+    def _by_word(self, rows: array[int], words: array[int]) -> array[int]:
+        """Rows sorted by what a column says; where that is the same, they stay as they are."""
+        found: dict[int, array[int]] = {}
+        for row in rows:
+            word = words[row]
+            if word not in found:
+                found[word] = array("i")
+            found[word].append(row)
+        order = array("i")
+        for word in sorted(found, key=self._texts.__getitem__):
+            order += found[word]
+        return order
 
     def _chosen(self, rows: array[int], wanted: RejectionFilter) -> array[int]:
         for column, text in (
@@ -165,3 +171,11 @@ class RejectedTable:
             number = self._words[text] = len(self._texts)
             self._texts.append(text)
         return number
+
+
+def _by_number(rows: array[int], numbers: array[int]) -> array[int]:
+    """Rows sorted by a column; where that is the same, they stay as they are."""
+    # As one number each, with the row's place in it: nothing is compared sooner.
+    keys = (numbers[row] << _PLACE_BITS | place for place, row in enumerate(rows))
+    last = (1 << _PLACE_BITS) - 1
+    return array("i", (rows[key & last] for key in sorted_numbers(keys)))

@@ -16,7 +16,7 @@ from synapse_rejection_repair.domain.listing import Page, RejectionFilter
 from synapse_rejection_repair.domain.model import ACCEPTED, Node, Outcome, Verdict
 from synapse_rejection_repair.domain.nodes import NodeTable, Union
 from synapse_rejection_repair.domain.rejected import RejectedRow, RejectedTable, RoomCount
-from synapse_rejection_repair.domain.sorting import sorted_in_pieces
+from synapse_rejection_repair.domain.sorting import sorted_in_pieces, sorted_numbers
 from synapse_rejection_repair.domain.steps import Action, Kind, Step, Steps, as_steps
 from tests.domain.drawing import draw
 
@@ -163,6 +163,12 @@ def test_sorting_in_pieces(size: int) -> None:
     assert sorted_in_pieces(iter(many)) == sorted(many)
 
 
+@pytest.mark.parametrize("size", [0, 2001, 70_001, 300_000])
+def test_sorting_numbers(size: int) -> None:
+    many = random.Random(size).choices(range(-size, size + 1), k=size)
+    assert sorted_numbers(iter(many)) == sorted(many)
+
+
 COLUMNS = ("event_id", "room_id", "type", "sender", "origin_server_ts", "depth", "reason")
 few = st.sampled_from
 ROWS = st.lists(
@@ -171,7 +177,7 @@ ROWS = st.lists(
         few(["!r:a", "!s:a"]),
         few(["t", "u"]),
         few(["@a:a", "@b:b"]),
-        st.integers(0, 5),
+        st.integers(0, 5) | few([-(2**63), -1, 2**63 - 1]),
         st.integers(-2, 2),
         few(["auth_error", "x"]),
     ),
