@@ -121,7 +121,7 @@ def record_costs() -> tuple[float, float]:
     ordinary = record(logging.INFO, "Processing pulled event %s", (event,), "_process_pulled_event")
     message = "While checking auth of %r against auth_events: %s"
     rejection = record(logging.WARNING, message, (event, error), "_check_event_auth")
-    watch = LogWatch(lambda: None)
+    watch = LogWatch(lambda _: None)
 
     def one(of: logging.LogRecord, number: int) -> float:
         # The queue is emptied as a poll does, before it is full.

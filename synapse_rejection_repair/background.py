@@ -97,7 +97,9 @@ class Background(Generic[Request, Progress]):
 
     def _begin(self, job: Job[Request, Progress]) -> None:
         runner = self._runner
-        if runner is None or job.job_id in self._running or len(self._running) >= self._at_once:
+        if runner is None or job.job_id in self._running:
+            return
+        if len(self._running) >= self._at_once and not _is_called_off(job):
             return
         self._running.add(job.job_id)
 
@@ -120,7 +122,10 @@ class Background(Generic[Request, Progress]):
         name = f"{runner.kind} {job.job_id} of {job.room_id}"
         logger.info("%s: begins", name)
         try:
-            job = await runner.run(attr.evolve(job, error=None))
+            if _is_called_off(job):
+                job = attr.evolve(job, status=Status.CANCELLED)
+            else:
+                job = await runner.run(attr.evolve(job, error=None))
         except RepairError as e:
             job = await self._failed(job, str(e))
         except Exception as e:
@@ -154,3 +159,8 @@ class Background(Generic[Request, Progress]):
         except Exception as e:
             if self._trouble(e) is None:
                 raise
+
+
+def _is_called_off(job: Job[Request, Progress]) -> bool:
+    """Whether a job was cancelled before it began, so that there is nothing to carry out."""
+    return job.cancel_requested and job.status is Status.SCHEDULED

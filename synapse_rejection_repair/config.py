@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import attr
@@ -26,6 +26,9 @@ MOST_PEERS = 20
 
 _ROOM_ID = re.compile(r"![^\s\0]{1,254}")
 _USER_ID = re.compile(r"@[^\s\0:]*:[^\s\0]{1,253}")
+
+# What a `database` section of Synapse's may have. The last two are nothing to a reader.
+_DATABASE_KEYS = frozenset({"name", "args", "txn_limit", "allow_unsafe_locale"})
 
 # Read in Synapse 1.151.0 and 1.163.2.
 _TAKEN = (
@@ -75,7 +78,7 @@ class AlertConfig:
     Attributes:
         after: how many rejected events behind a root make an alert.
         room: the room that messages go to; `None` for none.
-        sender: the local user who sends them; `None` without a room.
+        sender: the local user who sends them; `None` for whoever may, of those in the room.
     """
 
     after: int = 3
@@ -164,8 +167,6 @@ def _alert(value: Any) -> AlertConfig:
         raise BadConfig("alert.room", "must be a room id, such as '!abc:example.org'; no alias")
     if sender is not None and not (isinstance(sender, str) and _USER_ID.fullmatch(sender)):
         raise BadConfig("alert.sender", "must be a user id, such as '@alerts:example.org'")
-    if room is not None and sender is None:
-        raise BadConfig("alert.sender", "must name the user who writes into 'alert.room'")
     if sender is not None and room is None:
         raise BadConfig("alert.room", "must name the room that 'alert.sender' writes into")
     return AlertConfig(after, room, sender)
@@ -191,7 +192,7 @@ def _source(name: str, section: Any) -> SourceConfig:
     field = f"sources.{name}"
     known = {"database", "immutable", "media_store_path"}
     section = _mapping(field, section, known)
-    database = _mapping(f"{field}.database", section.get("database"), {"name", "args"})
+    database = _mapping(f"{field}.database", section.get("database"), _DATABASE_KEYS)
     engine, args = database.get("name"), database.get("args", {})
     if engine not in ("sqlite3", "psycopg2"):
         raise BadConfig(f"{field}.database.name", "must be 'sqlite3' or 'psycopg2'")
@@ -211,7 +212,7 @@ def _source(name: str, section: Any) -> SourceConfig:
     return SourceConfig(engine, dict(args), immutable, media)
 
 
-def _mapping(field: str, value: Any, known: set[str]) -> Mapping[str, Any]:
+def _mapping(field: str, value: Any, known: Set[str]) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise BadConfig(field, "must be a mapping")
     for key in value:

@@ -96,7 +96,7 @@ class Diagnostician:
         """
         facts = await self.facts.read(room_id, scan=False)
         rejected = facts.suspects
-        if not rejected:
+        if not rejected and not facts.soft_failed:
             return Diagnosis(0, [], [])
         found = await self.clock.in_thread(cascades, rejected)
         verdicts = await self.planner.verdicts(facts, found)
@@ -105,14 +105,17 @@ class Diagnostician:
         if peers:
             for root in list(found)[:_ROOTS_ASKED_ABOUT]:
                 _, reports[root] = await self.survey.of_event(root, peers)
-        first = NodeTable.of(rejected).first_stored()
+        flowing: list[str] = []
+        if rejected:
+            first = NodeTable.of(rejected).first_stored()
+            flowing = await self.rooms.servers_accepted_since(room_id, first)
         return Diagnosis(
             rejected_events=len(rejected),
             roots=[
                 Root(rejected[r], verdicts[r], cascade, recorded.get(r), reports.get(r))
                 for r, cascade in found.items()
             ],
-            still_flowing=await self.rooms.servers_accepted_since(room_id, first),
+            still_flowing=flowing,
             soft_failed=[(n, verdicts[i]) for i, n in facts.soft_failed.items()],
         )
 

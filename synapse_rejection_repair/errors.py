@@ -90,6 +90,29 @@ class JobOver(RepairError):
 
 
 @attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+class NotStoppable(RepairError):
+    """The job undoes a repair, which is done in whole or not at all."""
+
+    job_id: str
+
+    def __str__(self) -> str:
+        return f"Job {self.job_id} undoes a repair, and does so to its end: half of it is no state"
+
+
+@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+class NobodyWrites(RepairError):
+    """Nobody can write alerts into the room that is configured for them."""
+
+    room_id: str
+    sender: str | None
+
+    def __str__(self) -> str:
+        nobody = "No user of this server is"
+        who = nobody if self.sender is None else f"'alert.sender' {self.sender} is not"
+        return f"{who} in 'alert.room' {self.room_id}: alerts cannot be sent there"
+
+
+@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
 class FactsChanged(RepairError):
     """The room is not as it was when the dry run was made, nor what another server says of it."""
 
@@ -149,7 +172,7 @@ class UnsupportedSynapse(RepairError):
 
     def __str__(self) -> str:
         return (
-            "This version of synapse_rejection_repair does not know this version of Synapse"
+            "This version of synapse_rejection_repair does not know a Synapse like this one"
             f" and does nothing: {'; '.join(self.differences)}"
         )
 

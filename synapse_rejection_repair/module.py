@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from typing import Any
+from weakref import WeakSet
 
 from synapse.module_api import ModuleApi
 from synapse.module_api.errors import ConfigError
+from synapse.server import HomeServer
 
 from synapse_rejection_repair import config as configuration
 from synapse_rejection_repair.adapter.audit import unsupported
@@ -16,6 +18,8 @@ from synapse_rejection_repair.errors import UnsupportedSynapse
 from synapse_rejection_repair.rest.resource import AdminResource
 
 logger = logging.getLogger(__name__)
+
+_loaded: WeakSet[HomeServer] = WeakSet()
 
 
 class RejectionRepair:
@@ -34,7 +38,11 @@ class RejectionRepair:
                 f" {api.server_name}"
             )
         hs = homeserver(api)
-        reason = unsupported()
+        if hs in _loaded:
+            # Two of them would carry each job out twice.
+            raise ConfigError("synapse_rejection_repair: the module is there twice in 'modules'")
+        _loaded.add(hs)
+        reason = unsupported(hs)
         if reason is None:
             try:
                 from synapse_rejection_repair.wiring import wire

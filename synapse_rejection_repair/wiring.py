@@ -51,9 +51,9 @@ from synapse_rejection_repair.peers import PeerSurvey
 from synapse_rejection_repair.planner import Planner
 from synapse_rejection_repair.repair import RepairService
 from synapse_rejection_repair.rest import serialise
-from synapse_rejection_repair.rest.jobs import JobCancelServlet, JobsServlet, JobStatusServlet
+from synapse_rejection_repair.rest.jobs import JobsServlet, JobStatusServlet
 from synapse_rejection_repair.rest.peers import PeersServlet
-from synapse_rejection_repair.rest.repairs import RepairServlet
+from synapse_rejection_repair.rest.repairs import RepairCancelServlet, RepairServlet
 from synapse_rejection_repair.rest.resource import AdminResource
 from synapse_rejection_repair.rest.rooms import (
     DiagnosisServlet,
@@ -95,7 +95,7 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
     soft_failures = SoftFailureReader(database, clock)
     rejected = RejectedEvents(hs, database, clock)
     listings = Listings(database, rejected, clock)
-    scan = DefectScan(database, states, clock)
+    scan = DefectScan(database, states, clock, hs.config.server.enable_search)
     gaps = GapReader(database, hs.hostname, clock)
     rooms = SynapseRooms(database)
     dag = SynapseDag(database, soft_failures)
@@ -174,7 +174,7 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         RepairServlet(base, service),
         JobsServlet(base, "repairs", store, serialise.repair),
         JobStatusServlet(base, "repairs", store, serialise.repair),
-        JobCancelServlet(base, "repairs", store, serialise.repair),
+        RepairCancelServlet(base, "repairs", store, serialise.repair),
         UndoServlet(base, undo_service),
     ):
         servlet.register(resource)

@@ -53,7 +53,12 @@ def wire_watch(
     Returns:
         What begins to write, once the module's tables are there.
     """
-    ear = LogWatch(rejections_counter.labels(**{SERVER_NAME_LABEL: hs.hostname}).inc)
+
+    def heard(check: str | None) -> None:
+        labels = {"check": check or "unknown", SERVER_NAME_LABEL: hs.hostname}
+        rejections_counter.labels(**labels).inc()
+
+    ear = LogWatch(heard)
     ear.start()
     watch = Watch(ear, store, clock, config.alert.after)
     channel = SynapseAlertChannel(api, hs, config.alert)

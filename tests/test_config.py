@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from synapse.config._base import ConfigError, format_config_error
 from synapse.config.homeserver import HomeServerConfig
 
@@ -71,7 +72,6 @@ WRONG: list[tuple[Any, str, str]] = [
         ({"alert": {"room": "!r:b", "sender": sender}}, "alert.sender", "must be a user id")
         for sender in ("alerts", "@alerts", "@a:", 3, "")
     ),
-    ({"alert": {"room": "!r:b"}}, "alert.sender", "must name the user"),
     ({"alert": {"sender": "@a:b"}}, "alert.room", "must name the room"),
     (["path"], "config", "must be a mapping"),
     ("path", "config", "must be a mapping"),
@@ -125,6 +125,8 @@ def test_alert(tmp_path: Path) -> None:
         "sender": "@alerts:example.org",
     }
     assert _load(tmp_path, {"alert": section}).alert == AlertConfig(**section)
+    del section["sender"]
+    assert _load(tmp_path, {"alert": section}).alert == AlertConfig(**section, sender=None)
 
 
 def test_alerts_of_somebody_else(make_server: MakeServer) -> None:
@@ -141,7 +143,16 @@ def test_alerts_of_somebody_else(make_server: MakeServer) -> None:
     alert["sender"] = f"@alerts:{server.name}"
     server.load_modules(modules)
     server.start()
-    wait_for(lambda: "is not in 'alert.room'" in server.log_text(), what="a warning")
+    wait_for(
+        lambda: f"{alert['sender']} is not in 'alert.room'" in server.log_text(), what="a warning"
+    )
+    server.stop()
+    del alert["sender"]
+    server.load_modules(modules)
+    server.start()
+    wait_for(
+        lambda: "No user of this server is in 'alert.room'" in server.log_text(), what="a warning"
+    )
 
 
 def test_server_refuses_to_start(make_server: MakeServer) -> None:
@@ -152,6 +163,37 @@ def test_server_refuses_to_start(make_server: MakeServer) -> None:
     assert "Error in configuration at 'modules.<item 0>.config.dryrun'" in words
     assert "'dryrun' is not known" in words
     assert "Traceback" not in words
+
+
+def test_twice_in_modules(make_server: MakeServer) -> None:
+    modules = [{"module": MODULE, "config": {"path": path}} for path in ("/_x", "/_y")]
+    with pytest.raises(RuntimeError) as ended:
+        make_server(modules=modules).start()
+    assert "the module is there twice in 'modules'" in str(ended.value)
+
+
+def test_state_in_another_database(make_server: MakeServer) -> None:
+    server = make_server()
+    written = server.folder / "homeserver.yaml"
+    config = yaml.safe_load(written.read_text())
+    args = {"cp_min": 1, "cp_max": 1}
+    del config["database"]
+    config["databases"] = {
+        of: {
+            "name": "sqlite3",
+            "data_stores": [of],
+            "args": {**args, "database": str(server.folder / f"{of}.db")},
+        }
+        for of in ("main", "state")
+    }
+    written.write_text(yaml.safe_dump(config))
+    server.start()
+    admin = server.register("admin", admin=True)
+    with pytest.raises(MatrixError) as refused:
+        admin.repair_api("GET", "/rooms")
+    assert refused.value.status == 503
+    assert "its state in a database of its own" in str(refused.value)
+    assert "its state in a database of its own" in server.log_text()
 
 
 def test_other_path(make_server: MakeServer) -> None:

@@ -18,6 +18,7 @@ from tests.harness.federation import Pair, Room, running
 from tests.harness.hostile import HostilePeer
 from tests.harness.incident import promote
 from tests.harness.losing import lose_state
+from tests.harness.repairing import health
 from tests.harness.server import Server
 from tests.harness.waiting import wait_for
 from tests.openapi import Contract, Judge
@@ -65,6 +66,7 @@ class World:
         def found() -> str | None:
             for event in self.admin.messages(self.alerts_room):
                 if root in event["content"].get("body", ""):
+                    assert event["sender"] == self.admin.user_id, "who may do most"
                     return str(event["content"]["body"])
             return None
 
@@ -102,14 +104,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("healing")
     control = folder / "brake.json"
     a, c = Server(folder / "a", modules=[]), Server(folder / "c", modules=[])
-    b = Server(folder / "b", config={"enable_metrics": True})
+    # What many a server does without, and the module is to do without as well.
+    without = {"enable_search": False, "stats": {"enabled": False}}
+    b = Server(folder / "b", config={"enable_metrics": True, **without})
     with running(a, b, c):
-        admin, sender = b.register("admin", admin=True), b.register("alerts")
-        room_id = admin.create_room("11", preset="private_chat", invite=[sender.user_id])
-        sender.join(room_id)
+        admin, other = b.register("admin", admin=True), b.register("aaron")
+        room_id = admin.create_room("11", preset="private_chat", invite=[other.user_id])
+        other.join(room_id)
         b.stop()
         config = {
-            "alert": {"room": room_id, "sender": sender.user_id},
+            "alert": {"room": room_id},
             "auto_repair": {"max_events": MOST},
         }
         b.load_modules(
@@ -138,12 +142,18 @@ def test_what_others_hold_is_repaired_by_itself(world: World) -> None:
     last = room.alice.send_message(room.room_id, "And on")
     room.wait_everywhere(last)
     assert room.b.rejected(room.room_id) == set()
+    assert health(world.admin, room.room_id) == {}
 
 
 def test_what_others_do_not_hold_waits(world: World) -> None:
     room = world.room()
+    named = room.alice.send_state(room.room_id, "m.room.name", {"name": "The Den"})
+    room.wait_everywhere(named)
+    world.c.wait_for_event(named)
     root = world.begin(room, 3, world.c)
     assert "1 other servers hold it, and 1 do not" in world.waits(room, root)
+    rooms = world.admin.repair_api("GET", "/rooms")["rooms"]
+    assert [row["name"] for row in rooms if row["room_id"] == room.room_id] == ["The Den"]
 
 
 def test_another_state_before_it_elsewhere_waits(world: World) -> None:

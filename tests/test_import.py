@@ -142,6 +142,8 @@ def test_every_other_room_version(tmp_path: Path) -> None:
         theirs = {w.room_id: accepted(a, w.room_id) for w in worlds}
         lacking = {w.room_id: theirs[w.room_id] - accepted(b, w.room_id) for w in worlds}
         sorted_rooms(bob, theirs, lacking)
+        cancelled_in_the_queue(bob, worlds[0].room_id, worlds[1].room_id)
+        lacking = {w.room_id: theirs[w.room_id] - accepted(b, w.room_id) for w in worlds}
         body = {"source": "old", "dry_run": False, "room_ids": [*theirs]}
         answer = bob.repair_api("POST", "/imports", body)
         jobs = [finished(bob, room["import_id"]) for room in answer["rooms"]]
@@ -156,6 +158,19 @@ def test_every_other_room_version(tmp_path: Path) -> None:
             edited = bob.event(world.room_id, world.edited)
             assert "m.replace" in edited["unsigned"]["m.relations"]
         assert b.errors_in_log() == []
+
+
+def cancelled_in_the_queue(bob: Client, first: str, second: str) -> None:
+    """An import that is cancelled while it waits for another does not wait on for its end."""
+    body = {"source": "old", "dry_run": False, "room_ids": [first, second], "events_per_second": 1}
+    answer = bob.repair_api("POST", "/imports", body)
+    running_job, waiting = (room["import_id"] for room in answer["rooms"])
+    bob.repair_api("POST", job_path(waiting) + "/cancel", {})
+    over = finished(bob, waiting, timeout=20)
+    assert (over["status"], over["imported"], over["error"]) == ("cancelled", 0, None)
+    assert bob.repair_api("GET", job_path(running_job))["status"] == "active"
+    bob.repair_api("POST", job_path(running_job) + "/cancel", {})
+    assert finished(bob, running_job)["status"] == "cancelled"
 
 
 def sorted_rooms(bob: Client, theirs: dict[str, set[str]], lacking: dict[str, set[str]]) -> None:

@@ -105,6 +105,10 @@ def test_an_import(world: World) -> None:
     judge, room_id = world.judge, world.old.room_id
     here = "/v1" + room_path(room_id, "import")
     assert judge.ok("GET", "/v1/sources")["total"] == 2
+    pages = [judge.ok("GET", "/v1/sources", order_by="name", dir="b", limit="1")]
+    pages.append(judge.ok("GET", "/v1/sources", dir="b", limit="1", **{"from": "1"}))
+    assert pages[0]["next_token"] == "1" and "next_token" not in pages[1]
+    assert [s["name"] for page in pages for s in page["sources"]] == ["old", "gone"]
     for order_by in ("room_id", "events", "missing", "joined"):
         found = judge.ok("GET", "/v1/sources/old/rooms", order_by=order_by, dir="b", limit="1")
         assert [room["room_id"] for room in found["rooms"]] == [room_id]

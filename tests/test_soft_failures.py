@@ -185,6 +185,9 @@ def test_they_are_known_after_a_repair_of_the_root_alone(pair: Pair) -> None:
         "wrongly_soft_failed": len(story.wrong),
         "soft_failed": len(story.right),
     }
+    found = diagnosis(bob, r)
+    assert (found["rejected_events"], found["roots"], found["still_flowing"]) == (0, [], [])
+    assert {e["event_id"] for e in found["soft_failed"]} == {*story.wrong, *story.right}
     one = dry_run(bob, r, event_ids=story.wrong[:1])
     assert [e["event_id"] for e in one["events"]] == story.wrong[:1]
     assert repair(bob, r)["accepted"] == len(story.wrong)

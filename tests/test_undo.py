@@ -15,6 +15,7 @@ from tests.harness.flavours import Flavour
 from tests.harness.incident import make_incident
 from tests.harness.losing import everywhere
 from tests.harness.repairing import diagnosis, dry_run, finished, health, progress, repair
+from tests.harness.waiting import wait_for
 from tests.openapi import Contract, Judge
 
 UNDO = "rejection_repair_undo"
@@ -158,6 +159,22 @@ def test_threads_edits_and_redactions(braked: Braked) -> None:
     assert not room.bob.search(incident.WORD, [room.room_id])
     assert repair(room.bob, room.room_id)["accepted"] == len(incident.lost)
     assert_whole(room)
+
+
+def test_it_is_not_stopped_half_way(braked: Braked) -> None:
+    incident = make_incident(braked.pair.room("11"))
+    room = incident.room
+    repaired = repair(room.bob, room.room_id)
+    braked.hold(1, UNDO)
+    path = "/v1/repairs" + quoted(repaired["repair_id"], "undo")
+    judge = Judge(Contract(), room.bob)
+    begun = judge.ok("POST", path, {"dry_run": False})["repair_id"]
+    wait_for(lambda: progress(room.bob, begun)["status"] == "active")
+    said = judge.refused(409, "M_CONFLICT", "POST", "/v1/repairs" + quoted(begun, "cancel"))
+    assert "to its end" in said
+    braked.release()
+    assert finished(room.bob, begun)["status"] == "complete"
+    assert room.b.rejected(room.room_id) == {*incident.lost}
 
 
 def test_not_once_something_builds_on_it(braked: Braked) -> None:

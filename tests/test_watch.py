@@ -76,10 +76,10 @@ class World:
         sql = "SELECT failed_check, error FROM rejection_repair_seen WHERE event_id = ?"
         return self.pair.b.database.query(sql, event_id)
 
-    def metric(self, name: str) -> float:
+    def metric(self, name: str, label: str = "") -> float:
         text = requests.get(f"{self.pair.b.url}/_synapse/metrics", timeout=30).text
-        label = re.escape(f'server_name="{self.pair.b.name}"')
-        (value,) = re.findall(rf"^{name}_total{{{label}}} (\S+)$", text, re.MULTILINE)
+        labels = re.escape(f'{label}server_name="{self.pair.b.name}"')
+        (value,) = re.findall(rf"^{name}_total{{{labels}}} (\S+)$", text, re.MULTILINE)
         return float(value)
 
     def begin_cascade(self, room: Room, followers: int) -> str:
@@ -171,7 +171,8 @@ def test_incident(world: World) -> None:
     (line,) = world.log_lines(root)
     assert " - ERROR - " in line and room_id in line and CAUSE in line
     assert world.metric("synapse_rejection_repair_alerts") == 1
-    assert world.metric("synapse_rejection_repair_rejections_seen") == len(incident.lost)
+    seen = world.metric("synapse_rejection_repair_rejections_seen", 'check="auth_events",')
+    assert seen == len(incident.lost)
 
     (message,) = world.messages(root)
     assert room_id in message and CAUSE in message and "rejected wrongly" in message

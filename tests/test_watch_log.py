@@ -109,8 +109,8 @@ class _Broken(Exception):
 
 
 def test_the_log_goes_on_whatever_happens() -> None:
-    heard: list[None] = []
-    watch = LogWatch(lambda: heard.append(None))
+    heard: list[str | None] = []
+    watch = LogWatch(heard.append)
     broken = _record(*REJECTION[:2], _event(), _Broken())
     assert watch.filter(broken) and watch.take() == [] == heard
     assert watch.filter(_record(*REJECTION[:2], _event(), AuthError(403, "No")))
@@ -121,7 +121,7 @@ def test_the_log_goes_on_whatever_happens() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    watch = LogWatch(lambda: None)
+    watch = LogWatch(lambda _: None)
     event = _event()
     for _ in range(10_100):
         watch.filter(_record(*REJECTION[:2], event, AuthError(403, "No")))
@@ -171,7 +171,7 @@ def test_levels_that_are_low_enough_stay(logger: logging.Logger, level: int) -> 
     assert logger.parent is not None
     logger.parent.setLevel(level)
     before = _shown(logger)
-    LogWatch(lambda: None).start()
+    LogWatch(lambda _: None).start()
     assert logger.level == logging.NOTSET
     assert _shown(logger) == before
 
@@ -184,7 +184,7 @@ def test_rejections_are_noticed_at_every_level(
     assert logger.parent is not None
     (logger if own else logger.parent).setLevel(level)
     before = _shown(logger)
-    watch = LogWatch(lambda: None)
+    watch = LogWatch(lambda _: None)
     watch.start()
     watch.attend()
     assert logger.level == _OURS
@@ -204,7 +204,7 @@ def test_rejections_are_noticed_at_every_level(
 
 def test_a_logger_that_is_off(logger: logging.Logger) -> None:
     logger.disabled = True
-    watch = LogWatch(lambda: None)
+    watch = LogWatch(lambda _: None)
     watch.start()
     assert _shown(logger) == []
     _cause(logger)

@@ -6,6 +6,7 @@ import logging
 
 from prometheus_client import Counter
 from synapse.api.constants import EventTypes, Membership
+from synapse.event_auth import get_user_power_level
 from synapse.metrics import SERVER_NAME_LABEL
 from synapse.module_api import ModuleApi
 from synapse.server import HomeServer
@@ -14,6 +15,7 @@ from typing_extensions import override
 from synapse_rejection_repair.config import AlertConfig
 from synapse_rejection_repair.domain.healing import Healed
 from synapse_rejection_repair.domain.watch import Alert
+from synapse_rejection_repair.errors import NobodyWrites
 from synapse_rejection_repair.ports_watch import AlertChannel
 
 # A name of its own, so that a log configuration can send alerts elsewhere.
@@ -31,8 +33,8 @@ healed_counter = Counter(
 )
 rejections_counter = Counter(
     "synapse_rejection_repair_rejections_seen",
-    "Rejected events that this process was told of",
-    labelnames=[SERVER_NAME_LABEL],
+    "Rejected events that this process was told of, by the check that they failed",
+    labelnames=["check", SERVER_NAME_LABEL],
 )
 
 
@@ -83,24 +85,40 @@ class SynapseAlertChannel(AlertChannel):
 
     async def check(self) -> None:
         """Says in the log if messages could not be sent: better now than in an incident."""
-        if self.room is None or self._sender is None:
-            return
-        key = (EventTypes.Member, self._sender)
-        member = (await self._api.get_room_state(self.room, [key])).get(key)
-        if member is None or member.content.get("membership") != Membership.JOIN:
-            logger.warning(
-                "'alert.sender' %s is not in 'alert.room' %s: alerts cannot be sent there",
-                self._sender,
-                self.room,
-            )
+        if self.room is not None:
+            try:
+                await self._writer(self.room)
+            except NobodyWrites as e:
+                logger.warning("%s", e)
+
+    async def _writer(self, room: str) -> str:
+        """Who writes into a room: who is configured to, or else the local user who may do most.
+
+        Raises:
+            NobodyWrites: they are not in the room.
+        """
+        wanted = [(EventTypes.Create, ""), (EventTypes.PowerLevels, ""), (EventTypes.Member, None)]
+        state = await self._api.get_room_state(room, wanted)
+        here = [
+            user_id
+            for (type_, user_id), event in state.items()
+            if type_ == EventTypes.Member
+            and event.membership == Membership.JOIN
+            and self._api.is_mine(user_id)
+            and self._sender in (None, user_id)
+        ]
+        if not here:
+            raise NobodyWrites(room, self._sender)
+        return max(sorted(here), key=lambda user_id: get_user_power_level(user_id, state))
 
     @override
     async def send(self, text: str) -> None:
+        assert self.room is not None
         await self._api.create_and_send_event_into_room(
             {
                 "type": EventTypes.Message,
                 "room_id": self.room,
-                "sender": self._sender,
+                "sender": await self._writer(self.room),
                 # Not a notice, of which push rules tell nobody. The mentions keep what others
                 # have a say in from mentioning anybody.
                 "content": {"msgtype": "m.text", "body": text, "m.mentions": {}},
@@ -110,9 +128,7 @@ class SynapseAlertChannel(AlertChannel):
     @override
     def cannot_send(self, error: Exception) -> None:
         logger.warning(
-            "An alert cannot be sent as 'alert.sender' %s to 'alert.room' %s, and will be tried"
-            " again: %s",
-            self._sender,
+            "An alert cannot be sent to 'alert.room' %s, and will be tried again: %s",
             self.room,
             error,
         )

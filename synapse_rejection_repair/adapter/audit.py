@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
+from synapse.server import HomeServer
+
 from synapse_rejection_repair.errors import UnsupportedSynapse
 
 _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -243,6 +245,7 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             "thumbnail_length",
         ),
     ),
+    ("synapse.event_auth", "get_user_power_level", ("user_id", "auth_events")),
     # Not called: their warnings are listened to.
     (
         "synapse.handlers.federation_event",
@@ -270,9 +273,17 @@ def differences() -> list[str]:
     ]
 
 
-def unsupported() -> UnsupportedSynapse | None:
-    """The error that says why this Synapse is not supported, `None` if it is."""
+def unsupported(hs: HomeServer) -> UnsupportedSynapse | None:
+    """The error that says why this Synapse is not supported, `None` if it is.
+
+    Args:
+        hs: the homeserver.
+    """
     found = differences()
+    if not found and len(hs.get_datastores().databases) > 1:
+        found.append(
+            "it keeps its state in a database of its own ('databases' in its configuration)"
+        )
     return UnsupportedSynapse(tuple(found)) if found else None
 
 

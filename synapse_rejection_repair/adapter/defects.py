@@ -110,24 +110,27 @@ class DefectScan:
         database: Synapse's.
         states: to compare the states of two state groups.
         clock: lets the server breathe.
+        searched: whether Synapse writes its search index (`enable_search`).
     """
 
     database: Database
     states: StateReader
     clock: Clock
+    searched: bool = True
 
     async def run(self, room_id: str) -> dict[Finding, list[str]]:
         """The events that lack something, by what they lack."""
         found: dict[Finding, list[str]] = {}
         same: dict[tuple[int, int, StateKey | None, str | None], bool] = {}
-        indexed = await self._indexed(room_id)
+        indexed = await self._indexed(room_id) if self.searched else ()
         position: int | None = -(2**63)
         while position is not None:
             window = (room_id, position, _SCAN)
             for finding, event_id in await self.database.run("scan", self._lacking, window):
                 found.setdefault(finding, []).append(event_id)
-            for event_id in await self._unsearchable(window, indexed):
-                found.setdefault(Finding.MISSING_SEARCH, []).append(event_id)
+            if self.searched:
+                for event_id in await self._unsearchable(window, indexed):
+                    found.setdefault(Finding.MISSING_SEARCH, []).append(event_id)
             for row in await self.database.rows("scan_state", _OTHER_STATE, window):
                 event_id, type_, state_key, group, prev_group = row
                 key = None if state_key is None else (type_, state_key)

@@ -102,11 +102,8 @@ class SynapseFacts(FactsReader):
     async def _soft_failed(
         self, room_id: str, version: str, suspects: NodeTable, scan: bool
     ) -> SoftFailed:
-        if scan:
-            return await self._soft.read(room_id, version, None)
-        if not suspects:
-            return SoftFailed({}, {}, {})
-        return await self._soft.read(room_id, version, suspects.first_stored())
+        since = None if scan or not suspects else suspects.first_stored()
+        return await self._soft.read(room_id, version, since)
 
     async def _unfinished(self, room_id: str) -> list[str]:
         """What was done by jobs that did not come to their end, nor a later one.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import attr
@@ -49,7 +49,8 @@ class Listings(ListingReader):
             counts.keys(),
             "r.room_id",
         )
-        known = {room_id: (name, version) for room_id, name, version in found}
+        names = await self._names([room_id for room_id, name, _ in found if name is None])
+        known = {room_id: (name or names.get(room_id), version) for room_id, name, version in found}
         rows = [
             RoomRow(room_id, *known.get(room_id, (None, None)), *attr.astuple(count))
             for room_id, count in counts.items()
@@ -61,6 +62,19 @@ class Listings(ListingReader):
 
         rows.sort(key=order, reverse=page.backwards)
         return Listing(rows[page.start : page.start + page.limit], len(rows))
+
+    async def _names(self, room_ids: Collection[str]) -> dict[str, str]:
+        """The names that rooms give themselves, which are no statistics where those are off."""
+        rows = await self.database.rows_of(
+            "list_names",
+            "SELECT c.room_id, ej.json FROM current_state_events AS c"
+            " INNER JOIN event_json AS ej ON ej.event_id = c.event_id"
+            " WHERE c.type = 'm.room.name' AND c.state_key = '' AND",
+            room_ids,
+            "c.room_id",
+        )
+        found = {room_id: db_to_json(json).get("content", {}).get("name") for room_id, json in rows}
+        return {room_id: name for room_id, name in found.items() if isinstance(name, str)}
 
     @override
     async def rejections(

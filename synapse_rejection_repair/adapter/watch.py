@@ -73,10 +73,10 @@ class LogWatch(logging.Filter):
     """Listens to the log of rejections, and changes nothing of what is logged.
 
     Args:
-        heard: called for each rejection.
+        heard: called with the check that each rejected event failed; `None` if that is not known.
     """
 
-    def __init__(self, heard: Callable[[], object]) -> None:
+    def __init__(self, heard: Callable[[str | None], object]) -> None:
         super().__init__()
         self._heard = heard
         self._logger = logging.getLogger(LOGGER)
@@ -122,7 +122,7 @@ class LogWatch(logging.Filter):
     def _note(self, rejection: Rejection | None) -> None:
         if rejection is None:
             return
-        self._heard()
+        self._heard(rejection.check)
         if len(self._waiting) < _WAITING:
             self._waiting.append(rejection)
         else:

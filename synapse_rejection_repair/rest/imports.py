@@ -15,6 +15,7 @@ from synapse_rejection_repair.domain.imports import (
     ImportRequest,
     Skipped,
 )
+from synapse_rejection_repair.domain.listing import Listing
 from synapse_rejection_repair.domain.media import SkippedMedium
 from synapse_rejection_repair.domain.model import JsonDict
 from synapse_rejection_repair.errors import InvalidParam
@@ -29,6 +30,7 @@ _OPTIONS = ("source", "dry_run", "verify_signatures", "events_per_second", "medi
 _MAX_ROOMS = 1000
 SOURCE_ROOM_ORDERS = ("room_id", "events", "missing", "joined")
 SKIPPED_ORDERS = ("ts", "event_id")
+SOURCE_ORDERS = ("name",)
 SKIPPED_MEDIA_ORDERS = ("ts", "mxc")
 
 
@@ -41,10 +43,11 @@ class SourcesServlet(RestServlet):
         self._service = service
 
     async def on_GET(self, request: SynapseRequest) -> tuple[int, JsonDict]:
-        """Answers with their names, and nothing else of them."""
-        params.query(request, ())
-        names = self._service.sources.names()
-        return HTTPStatus.OK, {"sources": [{"name": n} for n in names], "total": len(names)}
+        """Answers with a page of their names, and nothing else of them."""
+        page = params.page(params.query(request, params.PAGE), SOURCE_ORDERS)
+        names = sorted(self._service.sources.names(), reverse=page.backwards)
+        found = Listing(names[page.start : page.start + page.limit], len(names))
+        return HTTPStatus.OK, serialise.listing("sources", found, page, _source)
 
 
 class SourceRoomsServlet(RestServlet):
@@ -132,6 +135,10 @@ class ImportSkippedMediaServlet(RestServlet):
         job = await self._store.get(params.job_id(import_id))
         found = await self._skipped.media(job.job_id, page)
         return HTTPStatus.OK, serialise.listing("skipped_media", found, page, _skipped_medium)
+
+
+def _source(name: str) -> JsonDict:
+    return {"name": name}
 
 
 def _skipped(skipped: Skipped) -> JsonDict:

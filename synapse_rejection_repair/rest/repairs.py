@@ -11,13 +11,15 @@ from synapse.http.servlet import RestServlet
 from synapse.http.site import SynapseRequest
 
 from synapse_rejection_repair.domain.delivery import Deliver
+from synapse_rejection_repair.domain.job import Status
 from synapse_rejection_repair.domain.model import JsonDict
 from synapse_rejection_repair.domain.plan import Plan
-from synapse_rejection_repair.domain.repair import RepairRequest
+from synapse_rejection_repair.domain.repair import RepairProgress, RepairRequest
 from synapse_rejection_repair.domain.scope import Scope
-from synapse_rejection_repair.errors import InvalidParam
+from synapse_rejection_repair.errors import InvalidParam, NotStoppable
 from synapse_rejection_repair.repair import RepairService
 from synapse_rejection_repair.rest import params, serialise
+from synapse_rejection_repair.rest.jobs import JobCancelServlet
 from synapse_rejection_repair.rest.paths import pattern
 
 _BODY = (
@@ -36,6 +38,17 @@ _MAX_IDS = 1000
 
 # The spec's grammar ("Identifier Grammar", Server Name).
 _SERVER_NAME = re.compile(r"([0-9A-Za-z.-]{1,230}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
+
+
+class RepairCancelServlet(JobCancelServlet[RepairRequest, RepairProgress]):
+    """`POST /repairs/{id}/cancel`: stops a repair, but not what undoes one."""
+
+    async def on_POST(self, request: SynapseRequest, job_id: str) -> tuple[int, JsonDict]:
+        """Answers with the job's progress."""
+        job = await self._store.get(params.job_id(job_id))
+        if job.request.undoes is not None and job.status is Status.ACTIVE:
+            raise NotStoppable(job.job_id)
+        return await super().on_POST(request, job_id)
 
 
 class RepairServlet(RestServlet):

@@ -27,9 +27,9 @@ class Braked:
     pair: Pair
     control: Path
 
-    def hold(self, nth: int) -> None:
-        """Makes B wait before it stores events for the nth time, until it is released."""
-        brake(self.control, {"transaction": PERSIST, "hold": nth})
+    def hold(self, nth: int, transaction: str = PERSIST) -> None:
+        """Makes B wait before the nth transaction of that name, until it is released."""
+        brake(self.control, {"transaction": transaction, "hold": nth})
 
     def kill_in(self, transaction: str, nth: int, moment: str) -> None:
         """Makes B die in the nth transaction of that name: amid, before or after its commit."""

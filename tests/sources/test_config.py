@@ -24,6 +24,9 @@ def test_sources() -> None:
     assert media.sources["a"].media_store_path == "/old/media"
     assert "/old" not in repr(media)
     assert "hunter2" not in repr(config) and "/old" not in repr(config)
+    # A section of Synapse's own, as it is.
+    own = {"database": {**POSTGRES["database"], "txn_limit": 10000, "allow_unsafe_locale": True}}
+    assert parse_config({"sources": {"a": own}}).sources["a"].args == POSTGRES["database"]["args"]
     assert parse_config({}).sources == parse_config({"sources": None}).sources == {}
 
 
