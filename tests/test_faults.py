@@ -16,7 +16,7 @@ from tests.harness.brake import brake
 from tests.harness.braked import PERSIST, Braked, braked_pair
 from tests.harness.damage import Damage, assert_whole, make_damage
 from tests.harness.database import PostgresDatabase, SqliteDatabase
-from tests.harness.disk import small_disk
+from tests.harness.disk import SmallDisk, small_disk
 from tests.harness.federation import Room
 from tests.harness.postgres import Postgres
 from tests.harness.repairing import dry_run, finished, progress, start
@@ -53,6 +53,18 @@ def waits(server: Server, job_id: str, trouble: str) -> None:
     )
 
 
+def leave_no_room(disk: SmallDisk, database: SqliteDatabase) -> None:
+    """Fills a disk, after SQLite gave back what its write-ahead log keeps for the next writes."""
+
+    def truncated() -> bool:
+        with database.connect(write=True) as connection:
+            (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
+
+    wait_for(truncated, what="the write-ahead log to be cut")
+    disk.fill()
+
+
 @contextmanager
 def in_mid_repair(braked: Braked) -> Iterator[tuple[Room, Damage, str]]:
     """Begins a repair, gives it when half of it is held, and then sees it through."""
@@ -83,7 +95,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
             braked_pair(tmp_path / "servers", database) as braked,
             in_mid_repair(braked) as (room, damage, repair_id),
         ):
-            disk.fill()
+            leave_no_room(disk, database)
             braked.release()
             waits(room.b, repair_id, FULL)
             undecided(room, damage)
@@ -121,7 +133,7 @@ def test_an_import_onto_a_full_disk(tmp_path: Path) -> None:
                 lambda: world.bob.repair_api("GET", job_path(import_id))["imported"],
                 what="the import to get going",
             )
-            disk.fill()
+            leave_no_room(disk, database)
             waits(world.b, import_id, FULL)
             assert accepted(world.b, world.room_id) < theirs | before
             assert compare.inconsistencies(world.b, world.room_id) == {}
