@@ -15,7 +15,7 @@ from synapse_rejection_repair.domain.imports import (
 from synapse_rejection_repair.domain.media import Mxc
 from synapse_rejection_repair.domain.source import BEGINNING, SourceEvent
 from synapse_rejection_repair.domain.visibility import hidden_from
-from synapse_rejection_repair.errors import OtherRoomVersion, UnknownSourceRoom
+from synapse_rejection_repair.errors_imports import OtherRoomVersion, UnknownSourceRoom
 from synapse_rejection_repair.media_import import MediaImport
 from synapse_rejection_repair.ports_imports import Forecast, ImportTarget, Source
 

@@ -16,7 +16,7 @@ from synapse_rejection_repair.domain.media import (
     references,
 )
 from synapse_rejection_repair.domain.source import BEGINNING, Position, SourceEvent
-from synapse_rejection_repair.errors import NoMediaStore
+from synapse_rejection_repair.errors_imports import NoMediaStore
 from synapse_rejection_repair.ports import Clock
 from synapse_rejection_repair.ports_imports import MediaFiles, MediaTarget, Source
 

@@ -11,13 +11,8 @@ from synapse_rejection_repair.domain.model import Node
 from synapse_rejection_repair.domain.nodes import Union
 from synapse_rejection_repair.domain.plan import Plan
 from synapse_rejection_repair.domain.repair import RepairJob, RepairProgress, RepairRequest
-from synapse_rejection_repair.errors import (
-    FactsChanged,
-    InvalidParam,
-    NotHeldElsewhere,
-    NotRejected,
-    UnknownEvents,
-)
+from synapse_rejection_repair.errors import FactsChanged, InvalidParam, NotRejected, UnknownEvents
+from synapse_rejection_repair.errors_peers import NotHeldElsewhere
 from synapse_rejection_repair.planner import Planner
 from synapse_rejection_repair.ports import Clock, FactsReader, JobStore, RoomReader
 from synapse_rejection_repair.ports_peers import PeerStates

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from synapse_rejection_repair.domain.borrowed import BorrowedState
 from synapse_rejection_repair.domain.model import Node, StateIds
-from synapse_rejection_repair.errors import StateMoved
+from synapse_rejection_repair.errors_peers import StateMoved
 from synapse_rejection_repair.ports import Checker
 from synapse_rejection_repair.ports_peers import StatesElsewhere
 

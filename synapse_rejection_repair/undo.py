@@ -11,7 +11,13 @@ from synapse_rejection_repair.domain.job import Status
 from synapse_rejection_repair.domain.repair import RepairJob, RepairProgress, RepairRequest
 from synapse_rejection_repair.domain.scope import Scope
 from synapse_rejection_repair.domain.undo import UNDO, UndoPlan, changes_back, done_with
-from synapse_rejection_repair.errors import BuiltUpon, NotOver, NotUndoable, StateGone, TouchedSince
+from synapse_rejection_repair.errors_undo import (
+    BuiltUpon,
+    NotOver,
+    NotUndoable,
+    StateGone,
+    TouchedSince,
+)
 from synapse_rejection_repair.ports import Clock, JobStore, RoomReader
 from synapse_rejection_repair.ports_undo import UndoReader, UndoWriter
 

@@ -29,7 +29,7 @@ from synapse_rejection_repair.domain.media import (
     SkippedMedium,
     SourceMedium,
 )
-from synapse_rejection_repair.errors import MediaNotCopied, NoMediaRepository
+from synapse_rejection_repair.errors_imports import MediaNotCopied, NoMediaRepository
 from synapse_rejection_repair.ports import Clock
 from synapse_rejection_repair.ports_imports import MediaFiles, MediaTarget
 

@@ -19,7 +19,7 @@ from synapse_rejection_repair.adapter.checker import EventChecker
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.integrity import IntegrityCheck
 from synapse_rejection_repair.domain.model import StateKey
-from synapse_rejection_repair.errors import PeerFailed, PeerStateRefused
+from synapse_rejection_repair.errors_peers import PeerFailed, PeerStateRefused
 from synapse_rejection_repair.ports import Clock
 
 _SECONDS = 60.0

@@ -15,7 +15,8 @@ from synapse_rejection_repair.adapter.peer_events import PeerEvents
 from synapse_rejection_repair.adapter.peers import SynapsePeers
 from synapse_rejection_repair.domain.model import Node, StateIds, StateKey
 from synapse_rejection_repair.domain.peers import Held
-from synapse_rejection_repair.errors import InvalidParam, PeerFailed, PeerStateRefused
+from synapse_rejection_repair.errors import InvalidParam
+from synapse_rejection_repair.errors_peers import PeerFailed, PeerStateRefused
 from synapse_rejection_repair.ports import Checker
 from synapse_rejection_repair.ports_peers import AskedStates, PeerStates
 

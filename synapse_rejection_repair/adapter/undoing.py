@@ -31,7 +31,7 @@ from synapse_rejection_repair.domain.dag import in_order
 from synapse_rejection_repair.domain.repair import RepairJob
 from synapse_rejection_repair.domain.steps import Action
 from synapse_rejection_repair.domain.undo import UNDO, Done
-from synapse_rejection_repair.errors import BuiltUpon
+from synapse_rejection_repair.errors_undo import BuiltUpon
 from synapse_rejection_repair.ports import Clock
 from synapse_rejection_repair.ports_undo import UndoWriter
 

@@ -7,37 +7,43 @@ from http import HTTPStatus
 from synapse.api.errors import Codes, SynapseError
 
 from synapse_rejection_repair.errors import (
-    BuiltUpon,
     FactsChanged,
     InvalidParam,
     JobOver,
     JobRunning,
-    NoMediaStore,
-    NotHeldElsewhere,
     NotInRoom,
-    NotOver,
     NotRejected,
-    NotStoppable,
-    NotUndoable,
-    OtherRoomVersion,
     PartialState,
-    PeerFailed,
-    PeerStateRefused,
     RepairError,
-    SourceRefused,
-    SourceUnavailable,
-    StateGone,
-    StateMoved,
     StillStarting,
-    TouchedSince,
     UnknownEvent,
     UnknownEvents,
     UnknownJob,
     UnknownRoom,
-    UnknownSource,
-    UnknownSourceRoom,
     UnsupportedRoomVersion,
     UnsupportedSynapse,
+)
+from synapse_rejection_repair.errors_imports import (
+    NoMediaStore,
+    OtherRoomVersion,
+    SourceRefused,
+    SourceUnavailable,
+    UnknownSource,
+    UnknownSourceRoom,
+)
+from synapse_rejection_repair.errors_peers import (
+    NotHeldElsewhere,
+    PeerFailed,
+    PeerStateRefused,
+    StateMoved,
+)
+from synapse_rejection_repair.errors_undo import (
+    BuiltUpon,
+    NotOver,
+    NotStoppable,
+    NotUndoable,
+    StateGone,
+    TouchedSince,
 )
 
 CONFLICT = "M_CONFLICT"

@@ -16,7 +16,8 @@ from synapse_rejection_repair.domain.model import JsonDict
 from synapse_rejection_repair.domain.plan import Plan
 from synapse_rejection_repair.domain.repair import RepairProgress, RepairRequest
 from synapse_rejection_repair.domain.scope import Scope
-from synapse_rejection_repair.errors import InvalidParam, NotStoppable
+from synapse_rejection_repair.errors import InvalidParam
+from synapse_rejection_repair.errors_undo import NotStoppable
 from synapse_rejection_repair.repair import RepairService
 from synapse_rejection_repair.rest import params, serialise
 from synapse_rejection_repair.rest.jobs import JobCancelServlet

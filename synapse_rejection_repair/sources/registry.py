@@ -13,7 +13,7 @@ from synapse_rejection_repair.config import SourceConfig
 from synapse_rejection_repair.domain.media import Mxc, SourceMedium
 from synapse_rejection_repair.domain.model import StateIds, StateKey
 from synapse_rejection_repair.domain.source import Position, SourceEvent
-from synapse_rejection_repair.errors import SourceRefused, SourceUnavailable, UnknownSource
+from synapse_rejection_repair.errors_imports import SourceRefused, SourceUnavailable, UnknownSource
 from synapse_rejection_repair.ports import Clock
 from synapse_rejection_repair.ports_imports import Source, Sources
 from synapse_rejection_repair.sources.connection import Connection, ConnectionFailed

@@ -15,7 +15,7 @@ from synapse_rejection_repair.domain.model import Check, Node, StateChange, Stat
 from synapse_rejection_repair.domain.plan import Plan
 from synapse_rejection_repair.domain.repair import RepairRequest
 from synapse_rejection_repair.domain.scope import Scope
-from synapse_rejection_repair.errors import StateMoved
+from synapse_rejection_repair.errors_peers import StateMoved
 from synapse_rejection_repair.ports import Checker
 from synapse_rejection_repair.statefrom import KeptStates
 from tests.domain.drawing import draw
