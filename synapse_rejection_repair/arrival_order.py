@@ -7,11 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 import attr
 
 from synapse_rejection_repair.domain.arrival import WaitingRoom
-from synapse_rejection_repair.domain.imports import (
-    Held,
-    Skip,
-    Skipped,
-)
+from synapse_rejection_repair.domain.imports import Held, Skip, Skipped
 from synapse_rejection_repair.domain.source import Position, SourceEvent
 from synapse_rejection_repair.ports_imports import ImportTarget, Source
 

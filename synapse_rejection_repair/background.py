@@ -4,46 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Generic, Protocol
+from typing import Generic
 
 import attr
 
 from synapse_rejection_repair.domain.job import Job, Progress, Request, Status
 from synapse_rejection_repair.errors import RepairError
-from synapse_rejection_repair.ports import Clock, JobStore
+from synapse_rejection_repair.ports import Clock
+from synapse_rejection_repair.ports_jobs import JobStore, Meter, Runner
 
 logger = logging.getLogger(__name__)
-
-
-class Runner(Protocol[Request, Progress]):
-    """Carries jobs of one kind out."""
-
-    @property
-    def kind(self) -> str:
-        """What the log calls the jobs."""
-
-    async def run(self, job: Job[Request, Progress]) -> Job[Request, Progress]:
-        """Carries a job out, until it is complete or cancelled; gives it as it is then.
-
-        Raises:
-            RepairError: it has failed.
-        """
-
-    def outcome(self, job: Job[Request, Progress]) -> str:
-        """What has come of a job, for the log."""
-
-
-class Meter(Protocol[Request, Progress]):
-    """Counts jobs of one kind."""
-
-    def begun(self) -> None:
-        """A job runs here now."""
-
-    def stopped(self) -> None:
-        """A job runs here no more."""
-
-    def ended(self, job: Job[Request, Progress]) -> None:
-        """A job is over."""
 
 
 class Background(Generic[Request, Progress]):

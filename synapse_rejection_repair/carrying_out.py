@@ -10,7 +10,8 @@ from synapse_rejection_repair.domain.chunks import chunks
 from synapse_rejection_repair.domain.plan import Plan
 from synapse_rejection_repair.domain.repair import RepairJob, RepairProgress, RepairRequest
 from synapse_rejection_repair.domain.steps import Action, Step
-from synapse_rejection_repair.ports import Checker, Clock, JobStore, RoomReader, RoomWriter
+from synapse_rejection_repair.ports import Checker, Clock, RoomReader, RoomWriter
+from synapse_rejection_repair.ports_jobs import JobStore
 
 _SAVE_EVERY_MS = 500
 """How often a job's progress is written, in milliseconds."""

@@ -7,11 +7,7 @@ from collections.abc import Sequence
 
 import attr
 
-from synapse_rejection_repair.domain.imports import (
-    Held,
-    Skip,
-    Summary,
-)
+from synapse_rejection_repair.domain.imports import Held, Skip, Summary
 from synapse_rejection_repair.domain.media import Mxc
 from synapse_rejection_repair.domain.source import BEGINNING, SourceEvent
 from synapse_rejection_repair.domain.visibility import hidden_from

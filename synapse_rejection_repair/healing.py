@@ -17,7 +17,8 @@ from synapse_rejection_repair.domain.watch import Alert
 from synapse_rejection_repair.errors import FactsChanged, JobRunning, RepairError
 from synapse_rejection_repair.peers import PeerSurvey
 from synapse_rejection_repair.planner import Planner
-from synapse_rejection_repair.ports import Clock, FactsReader, JobStore, RoomReader
+from synapse_rejection_repair.ports import Clock, FactsReader, RoomReader
+from synapse_rejection_repair.ports_jobs import JobStore
 from synapse_rejection_repair.ports_watch import WatchStore
 from synapse_rejection_repair.repair import RepairService
 

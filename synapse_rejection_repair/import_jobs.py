@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 
 import attr
+from typing_extensions import override
 
 from synapse_rejection_repair.ahead import Ahead
 from synapse_rejection_repair.arrival_order import ArrivalOrder
 from synapse_rejection_repair.comparison import missing, require_room
-from synapse_rejection_repair.domain.imports import (
-    ImportJob,
-    ImportProgress,
-    ImportRequest,
-)
+from synapse_rejection_repair.domain.imports import ImportJob, ImportProgress, ImportRequest
 from synapse_rejection_repair.domain.job import Status
 from synapse_rejection_repair.domain.listing import Page
 from synapse_rejection_repair.domain.source import BEGINNING
 from synapse_rejection_repair.media_import import MediaImport
-from synapse_rejection_repair.ports import Clock, JobStore
+from synapse_rejection_repair.ports import Clock
 from synapse_rejection_repair.ports_imports import (
     ImportTarget,
     ImportWriter,
@@ -26,6 +23,7 @@ from synapse_rejection_repair.ports_imports import (
     Sources,
     StoreBatch,
 )
+from synapse_rejection_repair.ports_jobs import JobStore, Runner
 
 _PAGE = 100
 """How many events are read, checked and stored at a time: Synapse stores so many at once."""
@@ -44,7 +42,7 @@ MakeWriter = Callable[[str, str, Source, bool], ImportWriter]
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)
-class ImportRunner:
+class ImportRunner(Runner[ImportRequest, ImportProgress]):
     """Carries out imports into rooms whose events this process writes.
 
     What is here already is skipped, and how far the import is is noted in the transaction
@@ -70,24 +68,20 @@ class ImportRunner:
     requests_begun: Callable[[], int]
 
     @property
+    @override
     def kind(self) -> str:
-        """What the log calls the jobs."""
         return "Import"
 
+    @override
     async def run(self, job: ImportJob) -> ImportJob:
-        """Carries a job out, until it is complete or cancelled; gives it as it is then.
-
-        Raises:
-            RepairError: it has failed.
-        """
         source = await self.sources.open(job.request.source)
         try:
             return await self._bring(job, source)
         finally:
             await source.close()
 
+    @override
     def outcome(self, job: ImportJob) -> str:
-        """What has come of a job, for the log."""
         return f"imported {job.progress.imported}, skipped {dict(job.progress.skipped)}"
 
     async def _bring(self, job: ImportJob, source: Source) -> ImportJob:

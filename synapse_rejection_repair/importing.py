@@ -17,8 +17,8 @@ from synapse_rejection_repair.domain.listing import Listing, Page
 from synapse_rejection_repair.domain.source import SourceRoom
 from synapse_rejection_repair.errors import RepairError
 from synapse_rejection_repair.media_import import MediaImport
-from synapse_rejection_repair.ports import JobStore
 from synapse_rejection_repair.ports_imports import ImportTarget, Source, Sources
+from synapse_rejection_repair.ports_jobs import JobStore
 
 Imports = JobStore[ImportRequest, ImportProgress]
 

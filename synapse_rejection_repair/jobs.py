@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import attr
+from typing_extensions import override
 
 from synapse_rejection_repair.carrying_out import PlanExecutor
 from synapse_rejection_repair.domain.gaps import Gap
@@ -16,14 +17,9 @@ from synapse_rejection_repair.domain.repair import RepairJob, RepairProgress, Re
 from synapse_rejection_repair.domain.steps import Action
 from synapse_rejection_repair.errors import StepFailed
 from synapse_rejection_repair.planner import Planner
-from synapse_rejection_repair.ports import (
-    Clock,
-    FactsReader,
-    JobStore,
-    RoomReader,
-    RoomWriter,
-)
+from synapse_rejection_repair.ports import Clock, FactsReader, RoomReader, RoomWriter
 from synapse_rejection_repair.ports_gaps import GapFiller
+from synapse_rejection_repair.ports_jobs import JobStore, Runner
 from synapse_rejection_repair.ports_peers import PeerStates, StatesElsewhere
 from synapse_rejection_repair.statefrom import KeptStates
 from synapse_rejection_repair.undo import Undoing
@@ -36,7 +32,7 @@ Not for ever: an event that Synapse fails at stays on its way in.
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)
-class RepairRunner:
+class RepairRunner(Runner[RepairRequest, RepairProgress]):
     """Carries out jobs of rooms whose events this process writes.
 
     Every step is done and journalled in one transaction, and a plan is only ever made
@@ -67,21 +63,17 @@ class RepairRunner:
     clock: Clock
 
     @property
+    @override
     def kind(self) -> str:
-        """What the log calls the jobs."""
         return "Repair"
 
+    @override
     async def run(self, job: RepairJob) -> RepairJob:
-        """Carries a job out, until it is complete or cancelled; gives it as it is then.
-
-        Raises:
-            RepairError: it has failed.
-        """
         undoes = job.request.undoes
         return await (self._repair(job) if undoes is None else self.undoing.run(job, undoes))
 
+    @override
     def outcome(self, job: RepairJob) -> str:
-        """What has come of a job, for the log."""
         return f"accepted {job.progress.accepted}, left rejected {job.progress.rejected}"
 
     async def _repair(self, job: RepairJob) -> RepairJob:

@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import BinaryIO, Protocol
 
-from synapse_rejection_repair.domain.imports import (
-    Held,
-    ImportJob,
-    Skipped,
-)
+from synapse_rejection_repair.domain.imports import Held, ImportJob, Skipped
 from synapse_rejection_repair.domain.listing import Listing, Page
 from synapse_rejection_repair.domain.media import (
     MediaProgress,

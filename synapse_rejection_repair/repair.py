@@ -14,7 +14,8 @@ from synapse_rejection_repair.domain.repair import RepairJob, RepairProgress, Re
 from synapse_rejection_repair.errors import FactsChanged, InvalidParam, NotRejected, UnknownEvents
 from synapse_rejection_repair.errors_peers import NotHeldElsewhere
 from synapse_rejection_repair.planner import Planner
-from synapse_rejection_repair.ports import Clock, FactsReader, JobStore, RoomReader
+from synapse_rejection_repair.ports import Clock, FactsReader, RoomReader
+from synapse_rejection_repair.ports_jobs import JobStore
 from synapse_rejection_repair.ports_peers import PeerStates
 
 

@@ -18,7 +18,8 @@ from synapse_rejection_repair.errors_undo import (
     StateGone,
     TouchedSince,
 )
-from synapse_rejection_repair.ports import Clock, JobStore, RoomReader
+from synapse_rejection_repair.ports import Clock, RoomReader
+from synapse_rejection_repair.ports_jobs import JobStore
 from synapse_rejection_repair.ports_undo import UndoReader, UndoWriter
 
 

@@ -20,10 +20,7 @@ from synapse.server import HomeServer
 from unpaddedbase64 import decode_base64
 
 from synapse_rejection_repair.adapter.integrity import signers
-from synapse_rejection_repair.domain.imports import (
-    Skip,
-    Skipped,
-)
+from synapse_rejection_repair.domain.imports import Skip, Skipped
 from synapse_rejection_repair.domain.source import SourceEvent
 from synapse_rejection_repair.ports import Clock
 from synapse_rejection_repair.ports_imports import Source

@@ -21,9 +21,9 @@ from synapse_rejection_repair.domain.imports import (
     ImportProgress,
     ImportRequest,
     Skipped,
-    lowest_of,
 )
 from synapse_rejection_repair.domain.source import Position
+from synapse_rejection_repair.domain.spans import lowest_of
 from synapse_rejection_repair.ports import Clock
 
 Jobs = SynapseJobStore[ImportRequest, ImportProgress]

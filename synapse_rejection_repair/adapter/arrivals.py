@@ -10,7 +10,7 @@ import attr
 from synapse.server import HomeServer
 from synapse.storage.database import LoggingTransaction, make_in_list_sql_clause
 
-from synapse_rejection_repair.domain.imports import Span, spans_of, together
+from synapse_rejection_repair.domain.spans import Span, spans_of, together
 
 Stored = Callable[[LoggingTransaction, Collection[str]], None]
 

@@ -16,7 +16,8 @@ from synapse_rejection_repair.adapter.tables import JOBS, JOURNAL, create_tables
 from synapse_rejection_repair.domain.job import Job, Progress, Request, Status
 from synapse_rejection_repair.domain.listing import Listing, Page
 from synapse_rejection_repair.errors import JobOver, JobRunning, UnknownJob
-from synapse_rejection_repair.ports import Clock, JobStore
+from synapse_rejection_repair.ports import Clock
+from synapse_rejection_repair.ports_jobs import JobStore
 
 _COLUMNS = (
     "job_id, room_id, status, request, progress, error, created_ts, started_ts, finished_ts,"

@@ -7,10 +7,12 @@ from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 from synapse.metrics import SERVER_NAME_LABEL
+from typing_extensions import override
 
-from synapse_rejection_repair.domain.imports import ImportJob
-from synapse_rejection_repair.domain.job import Job
-from synapse_rejection_repair.domain.repair import RepairJob
+from synapse_rejection_repair.domain.imports import ImportJob, ImportProgress, ImportRequest
+from synapse_rejection_repair.domain.job import Job, Progress, Request
+from synapse_rejection_repair.domain.repair import RepairJob, RepairProgress, RepairRequest
+from synapse_rejection_repair.ports_jobs import Meter
 
 _jobs_active = Gauge(
     "synapse_rejection_repair_jobs_active",
@@ -35,7 +37,7 @@ _duration = Histogram(
 )
 
 
-class _Meter:
+class _Meter(Meter[Request, Progress]):
     """Counts jobs, in Synapse's own registry.
 
     Args:
@@ -47,12 +49,12 @@ class _Meter:
         self._server = {SERVER_NAME_LABEL: server_name}
         self._active = _jobs_active.labels(kind=kind, **self._server)
 
+    @override
     def begun(self) -> None:
-        """A job runs here now."""
         self._active.inc()
 
+    @override
     def stopped(self) -> None:
-        """A job runs here no more."""
         self._active.dec()
 
     def _ended(self, kind: str, job: Job[Any, Any], outcomes: Mapping[str, int]) -> None:
@@ -64,7 +66,7 @@ class _Meter:
             _events.labels(kind=kind, outcome=outcome, **self._server).inc(count)
 
 
-class RepairMeter(_Meter):
+class RepairMeter(_Meter[RepairRequest, RepairProgress]):
     """Counts repairs, and what undoes them.
 
     Args:
@@ -74,8 +76,8 @@ class RepairMeter(_Meter):
     def __init__(self, server_name: str) -> None:
         super().__init__("repair", server_name)
 
+    @override
     def ended(self, job: RepairJob) -> None:
-        """A job is over."""
         progress = job.progress
         if job.request.undoes is not None:
             self._ended("undo", job, {"put_back": progress.done})
@@ -84,7 +86,7 @@ class RepairMeter(_Meter):
         self._ended("repair", job, outcomes)
 
 
-class ImportMeter(_Meter):
+class ImportMeter(_Meter[ImportRequest, ImportProgress]):
     """Counts imports.
 
     Args:
@@ -94,7 +96,7 @@ class ImportMeter(_Meter):
     def __init__(self, server_name: str) -> None:
         super().__init__("import", server_name)
 
+    @override
     def ended(self, job: ImportJob) -> None:
-        """A job is over."""
         skipped = {f"skipped_{reason}": n for reason, n in job.progress.skipped.items()}
         self._ended("import", job, {"imported": job.progress.imported, **skipped})

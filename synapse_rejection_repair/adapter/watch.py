@@ -12,9 +12,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from synapse.events import EventBase
+from typing_extensions import override
 
 from synapse_rejection_repair.domain.model import Check
 from synapse_rejection_repair.domain.watch import Rejection
+from synapse_rejection_repair.ports_watch import RejectionQueue
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +71,7 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())[:_LONGEST_ERROR] or "no reason given"
 
 
-class LogWatch(logging.Filter):
+class LogWatch(logging.Filter, RejectionQueue):
     """Listens to the log of rejections, and changes nothing of what is logged.
 
     Args:
@@ -128,8 +130,8 @@ class LogWatch(logging.Filter):
         else:
             self._lost += 1
 
+    @override
     def take(self) -> list[Rejection]:
-        """All rejections that wait, the oldest first; they wait no more."""
         if self._lost:
             lost, self._lost = self._lost, 0
             logger.warning("The causes of %i rejections could not be recorded", lost)
@@ -138,6 +140,6 @@ class LogWatch(logging.Filter):
             found.append(self._waiting.popleft())
         return found
 
+    @override
     def put_back(self, rejections: Sequence[Rejection]) -> None:
-        """Lets rejections wait that could not be written."""
         self._waiting.extendleft(reversed(rejections))

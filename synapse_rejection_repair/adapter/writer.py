@@ -26,10 +26,10 @@ from synapse_rejection_repair.adapter.mending import RoomMending
 from synapse_rejection_repair.adapter.newcomers import Newcomers
 from synapse_rejection_repair.adapter.resolved import ResolvedStates
 from synapse_rejection_repair.adapter.takeaway import TakenAway, take_away
-from synapse_rejection_repair.domain.imports import lowest_of
 from synapse_rejection_repair.domain.model import StateIds, StateKey, Verdict
 from synapse_rejection_repair.domain.plan import Plan
 from synapse_rejection_repair.domain.repair import RepairJob
+from synapse_rejection_repair.domain.spans import lowest_of
 from synapse_rejection_repair.domain.steps import Action, Step
 from synapse_rejection_repair.ports import Checker, Clock, RoomWriter, StateLookup
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attr
@@ -13,6 +13,7 @@ from synapse_rejection_repair.domain.job import Job
 from synapse_rejection_repair.domain.media import MediaProgress, MediaSummary
 from synapse_rejection_repair.domain.model import Check
 from synapse_rejection_repair.domain.source import Position
+from synapse_rejection_repair.domain.spans import Span, without_lowest
 
 MAX_RATE = 1_000_000
 """The highest number of events per second that a request may ask for."""
@@ -104,10 +105,6 @@ class ImportRequest:
         return cls(**value)
 
 
-Span = tuple[int, int]
-"""A range of stream orderings, from the lowest to the highest, both included."""
-
-
 @attr.s(frozen=True, slots=True, auto_attribs=True)
 class ImportProgress:
     """How far an import is.
@@ -190,49 +187,6 @@ class ImportProgress:
 
 
 ImportJob = Job[ImportRequest, ImportProgress]
-
-
-def lowest_of(spans: Iterable[Span], count: int) -> list[int]:
-    """The lowest numbers of some ranges, rising; fewer where they do not have so many."""
-    found: list[int] = []
-    for low, high in sorted(spans):
-        found.extend(range(low, min(high, low + count - len(found) - 1) + 1))
-        if len(found) >= count:
-            break
-    return found
-
-
-def without_lowest(spans: Iterable[Span], count: int) -> tuple[Span, ...]:
-    """What is left of some ranges when their lowest numbers are taken."""
-    left: list[Span] = []
-    for low, high in sorted(spans):
-        taken = min(count, high - low + 1)
-        count -= taken
-        if low + taken <= high:
-            left.append((low + taken, high))
-    return tuple(left)
-
-
-def spans_of(numbers: Iterable[int]) -> tuple[Span, ...]:
-    """Some numbers as ranges, rising."""
-    spans: list[Span] = []
-    for number in sorted(numbers):
-        if spans and spans[-1][1] == number - 1:
-            spans[-1] = (spans[-1][0], number)
-        else:
-            spans.append((number, number))
-    return tuple(spans)
-
-
-def together(some: Iterable[Span], others: Iterable[Span]) -> tuple[Span, ...]:
-    """The ranges of numbers that are in one of two, rising, and as few as can be."""
-    spans: list[Span] = []
-    for low, high in sorted((*some, *others)):
-        if spans and spans[-1][1] >= low - 1:
-            spans[-1] = (spans[-1][0], max(spans[-1][1], high))
-        else:
-            spans.append((low, high))
-    return tuple(spans)
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)

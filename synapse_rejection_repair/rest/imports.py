@@ -9,12 +9,7 @@ import attr
 from synapse.http.servlet import RestServlet
 from synapse.http.site import SynapseRequest
 
-from synapse_rejection_repair.domain.imports import (
-    MAX_RATE,
-    ImportProgress,
-    ImportRequest,
-    Skipped,
-)
+from synapse_rejection_repair.domain.imports import MAX_RATE, ImportProgress, ImportRequest, Skipped
 from synapse_rejection_repair.domain.listing import Listing
 from synapse_rejection_repair.domain.media import SkippedMedium
 from synapse_rejection_repair.domain.model import JsonDict

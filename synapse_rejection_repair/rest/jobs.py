@@ -12,7 +12,7 @@ from synapse.http.site import SynapseRequest
 from synapse_rejection_repair.domain.job import Job, Progress, Request, Status
 from synapse_rejection_repair.domain.model import JsonDict
 from synapse_rejection_repair.errors import InvalidParam
-from synapse_rejection_repair.ports import JobStore
+from synapse_rejection_repair.ports_jobs import JobStore
 from synapse_rejection_repair.rest import params, serialise
 from synapse_rejection_repair.rest.paths import pattern
 
