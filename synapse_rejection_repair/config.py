@@ -37,7 +37,7 @@ _TAKEN = (
 )
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class BadConfig(Exception):
     """A field of the configuration is wrong.
 

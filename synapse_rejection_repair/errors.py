@@ -5,15 +5,18 @@ from __future__ import annotations
 import attr
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class RepairError(Exception):
     """The base of everything that this module refuses or fails at.
 
     As a string it is one sentence that says what is wrong and, where possible, what to do.
+
+    Not frozen: Synapse's `ObservableDeferred` sets an attribute of what it hands on, and nobody
+    would hear of an error that does not let it.
     """
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class InvalidParam(RepairError):
     """A parameter that is understood as JSON but makes no sense."""
 
@@ -24,7 +27,7 @@ class InvalidParam(RepairError):
         return f"'{self.param}' {self.reason}"
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class UnknownRoom(RepairError):
     """This server has never heard of the room."""
 
@@ -34,7 +37,7 @@ class UnknownRoom(RepairError):
         return f"Room {self.room_id} is not known to this server"
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class UnknownEvents(RepairError):
     """This server does not have the events in the room."""
 
@@ -45,7 +48,7 @@ class UnknownEvents(RepairError):
         return f"Not known to this server in room {self.room_id}: {', '.join(self.event_ids)}"
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class UnknownJob(RepairError):
     """There is no job of that id and kind."""
 
@@ -56,7 +59,7 @@ class UnknownJob(RepairError):
         return f"There is no {self.kind} {self.job_id}"
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class NotRejected(RepairError):
     """The events are not rejected, so there is nothing to repair or force."""
 
@@ -67,7 +70,7 @@ class NotRejected(RepairError):
         return f"'{self.param}' names events that are not rejected: {', '.join(self.event_ids)}"
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class JobRunning(RepairError):
     """Another job is at work in the room."""
 
@@ -78,7 +81,7 @@ class JobRunning(RepairError):
         return f"Job {self.job_id} is already running in room {self.room_id}"
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class JobOver(RepairError):
     """The job has ended, so it cannot be cancelled."""
 
@@ -89,7 +92,7 @@ class JobOver(RepairError):
         return f"Job {self.job_id} is over already: {self.status}"
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class NobodyWrites(RepairError):
     """Nobody can write alerts into the room that is configured for them."""
 
@@ -102,7 +105,7 @@ class NobodyWrites(RepairError):
         return f"{who} in 'alert.room' {self.room_id}: alerts cannot be sent there"
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class FactsChanged(RepairError):
     """The room is not as it was when the dry run was made, nor what another server says of it."""
 
@@ -117,7 +120,7 @@ class FactsChanged(RepairError):
         )
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class NotInRoom(RepairError):
     """No user of this server is in the room."""
 
@@ -126,11 +129,11 @@ class NotInRoom(RepairError):
     def __str__(self) -> str:
         return (
             f"This server is not in room {self.room_id} (any more):"
-            " only a room with a joined local user can be repaired"
+            " nothing is done to a room without a joined local user"
         )
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class PartialState(RepairError):
     """The room's state is still being fetched after a faster join."""
 
@@ -143,7 +146,7 @@ class PartialState(RepairError):
         )
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class UnsupportedRoomVersion(RepairError):
     """The room's version works in a way that this module does not know."""
 
@@ -154,7 +157,7 @@ class UnsupportedRoomVersion(RepairError):
         return f"Room {self.room_id} has version {self.room_version}, which is not supported"
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class UnsupportedSynapse(RepairError):
     """Synapse's insides differ from those that this module was audited with."""
 
@@ -167,7 +170,7 @@ class UnsupportedSynapse(RepairError):
         )
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class StillStarting(RepairError):
     """The module's tables are not there yet."""
 
@@ -175,7 +178,7 @@ class StillStarting(RepairError):
         return "The module is still starting: try again in a moment, or see Synapse's log"
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class StepFailed(RepairError):
     """A step of a running job did not have the effect that the plan foretold."""
 
@@ -186,7 +189,7 @@ class StepFailed(RepairError):
         return f"Event {self.event_id}: {self.reason}"
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class UnknownEvent(RepairError):
     """This server does not have the event."""
 

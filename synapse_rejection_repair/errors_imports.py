@@ -7,7 +7,7 @@ import attr
 from synapse_rejection_repair.errors import RepairError
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class UnknownSource(RepairError):
     """The configuration names no such old database."""
 
@@ -17,7 +17,7 @@ class UnknownSource(RepairError):
         return f"There is no source '{self.name}' in the module's configuration"
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class UnknownSourceRoom(RepairError):
     """The old database has no events of the room."""
 
@@ -28,7 +28,7 @@ class UnknownSourceRoom(RepairError):
         return f"Source '{self.name}' has no events of room {self.room_id}"
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class SourceUnavailable(RepairError):
     """The old database cannot be opened or read. Says nothing of where it is."""
 
@@ -39,7 +39,7 @@ class SourceUnavailable(RepairError):
         return f"Source '{self.name}' cannot be read: {self.reason}"
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class SourceRefused(RepairError):
     """The old database is none of Synapse's, or too old."""
 
@@ -50,7 +50,7 @@ class SourceRefused(RepairError):
         return f"Source '{self.name}' is refused: {self.reason}"
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class OtherRoomVersion(RepairError):
     """The old database has the room with another version than this server."""
 
@@ -65,7 +65,7 @@ class OtherRoomVersion(RepairError):
         )
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class NoMediaStore(RepairError):
     """Media are asked for, and the configuration does not say where the source keeps them."""
 
@@ -78,7 +78,7 @@ class NoMediaStore(RepairError):
         )
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class NoMediaRepository(RepairError):
     """The process that writes the room's events keeps no media."""
 
@@ -89,7 +89,7 @@ class NoMediaRepository(RepairError):
         )
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class MediaNotCopied(RepairError):
     """A file cannot be read or written any more. Says nothing of where it is."""
 

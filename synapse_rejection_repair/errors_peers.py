@@ -7,7 +7,7 @@ import attr
 from synapse_rejection_repair.errors import RepairError
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class PeerFailed(RepairError):
     """Another server does not answer, or with nothing that makes sense."""
 
@@ -18,7 +18,7 @@ class PeerFailed(RepairError):
         return f"Server {self.server} does not give the state before an event: {self.reason}"
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class PeerStateRefused(RepairError):
     """The state that another server gives holds an event that cannot be believed."""
 
@@ -33,7 +33,7 @@ class PeerStateRefused(RepairError):
         )
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class NotHeldElsewhere(RepairError):
     """Another server does not hold the events before which its state was asked for."""
 
@@ -46,7 +46,7 @@ class NotHeldElsewhere(RepairError):
         )
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class StateMoved(RepairError):
     """The state before an event here is not the one that a borrowed state was compared with."""
 

@@ -7,7 +7,7 @@ import attr
 from synapse_rejection_repair.errors import RepairError
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class NotStoppable(RepairError):
     """The job undoes a repair, which is done in whole or not at all."""
 
@@ -17,7 +17,7 @@ class NotStoppable(RepairError):
         return f"Job {self.job_id} undoes a repair, and does so to its end: half of it is no state"
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class NotUndoable(RepairError):
     """A job that cannot be undone by its nature."""
 
@@ -27,7 +27,7 @@ class NotUndoable(RepairError):
         return f"Job {self.job_id} undid a repair itself: repair the room again instead"
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class NotOver(RepairError):
     """A repair that still runs cannot be undone."""
 
@@ -37,7 +37,7 @@ class NotOver(RepairError):
         return f"Repair {self.job_id} is not over: cancel it first"
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class BuiltUpon(RepairError):
     """Events were accepted since that build on what a repair let in."""
 
@@ -51,7 +51,7 @@ class BuiltUpon(RepairError):
         )
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class StateGone(RepairError):
     """States that events had before a repair are no longer in the database."""
 
@@ -65,7 +65,7 @@ class StateGone(RepairError):
         )
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class TouchedSince(RepairError):
     """A later job has changed what a repair did."""
 

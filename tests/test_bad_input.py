@@ -127,7 +127,7 @@ def _rooms() -> Iterator[Case]:
             yield Case(f"room-{id}-{what}", f"/v1/rooms/{room}/{what}", errcode, says, method, body)
     for room, errcode, says in (
         ("left", CONFLICT, "This server is not in room {left}"),
-        ("invited", CONFLICT, "only a room with a joined local user can be repaired"),
+        ("invited", CONFLICT, "nothing is done to a room without a joined local user"),
         ("partial", CONFLICT, "partial state"),
         ("odd", "M_UNSUPPORTED_ROOM_VERSION", "org.example.odd"),
     ):

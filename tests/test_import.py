@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness.client import Client, MatrixError
+from tests.harness.client import Client, MatrixError, quoted
 from tests.harness.federation import running
 from tests.harness.installs import INSTALLS
 from tests.harness.postgres import Postgres
@@ -319,6 +319,20 @@ def test_cancelled_and_gone_on_with(world: OldWorld) -> None:
     assert rest["imported"] == len(theirs - before) - job["imported"]
     compare(world, theirs, theirs - before)
     read_back(world)
+
+
+def test_a_room_that_is_purged_meanwhile_stays_so(tmp_path: Path) -> None:
+    with old_world(tmp_path, "11") as world:
+        import_id = world.start_import(events_per_second=5)
+        wait_for(lambda: world.bob.repair_api("GET", job_path(import_id))["imported"])
+        path = "/_synapse/admin/v2/rooms"
+        world.bob.call("DELETE", path + quoted(world.room_id), {"purge": True, "force_purge": True})
+        job = finished(world.bob, import_id)
+        assert job["status"] == "failed" and "is not in room" in job["error"]
+        for table in ("events", "event_json", "state_events", "event_backward_extremities"):
+            sql = f"SELECT COUNT(*) FROM {table} WHERE room_id = ?"
+            assert world.b.database.value(sql, world.room_id) == 0, table
+        assert world.b.errors_in_log() == []
 
 
 def test_a_third_server_gets_the_history_from_us(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from synapse_rejection_repair.domain.imports import (
 )
 from synapse_rejection_repair.domain.source import Position
 from synapse_rejection_repair.domain.spans import lowest_of
+from synapse_rejection_repair.errors import NotInRoom
 from synapse_rejection_repair.ports import Clock
 
 Jobs = SynapseJobStore[ImportRequest, ImportProgress]
@@ -90,6 +91,9 @@ class ArrivalStore:
             events: the events by id, parents first.
             outliers: the stream orderings of those that this server has as outliers.
             end: what is noted with them; `None` if more of the batch follows.
+
+        Raises:
+            NotInRoom: the room has been purged meanwhile.
         """
         if not events and end is None:
             return job
@@ -112,9 +116,14 @@ class ArrivalStore:
         if not events:
             await self._database.run("note_import", progress.note, ())
             return progress.job
+
+        def stored(txn: LoggingTransaction, event_ids: Collection[str]) -> None:
+            self._require_room(txn)
+            progress.note(txn, event_ids)
+
         with (
             self._hooks.storing_anew(anew, take),
-            self._arrivals.arriving(list(events), orderings, progress.note),
+            self._arrivals.arriving(list(events), orderings, stored),
         ):
             await self._federation.persist_events_and_notify(
                 self._room_id,
@@ -122,6 +131,14 @@ class ArrivalStore:
                 backfilled=True,
             )
         return progress.job
+
+    def _require_room(self, txn: LoggingTransaction) -> None:
+        """Undoes all of a transaction if the room has been purged: it would come back in pieces."""
+        txn.execute(
+            "SELECT 1 FROM event_forward_extremities WHERE room_id = ? LIMIT 1", (self._room_id,)
+        )
+        if txn.fetchone() is None:
+            raise NotInRoom(self._room_id)
 
 
 class _Progress:

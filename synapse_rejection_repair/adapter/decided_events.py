@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 
 from synapse.api.errors import SynapseError
 from synapse.api.room_versions import RoomVersion
@@ -11,10 +12,13 @@ from synapse.events import EventBase
 
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.stored_events import read_stored
+from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.remembering import forget_oldest
 
 _REMEMBERED = 2000
 """How many events are kept in memory."""
+_DECODED_AT_ONCE = 100
+"""How many events are decoded before everything else runs: that many take about 5 ms."""
 
 
 class DecidedEvents:
@@ -59,13 +63,12 @@ class DecidedEvents:
             else:
                 self._remembered.move_to_end(event_id)
                 found[event_id] = event
-        for stored in await read_stored(self._database, missing):
-            accepted = self._decided.get(stored.event_id, stored.reason is None)
-            try:
-                event = stored.as_decided(self._version, accepted)
-            except SynapseError:
-                continue
-            found[stored.event_id] = self._remembered[stored.event_id] = event
+        for some in batches(missing, _DECODED_AT_ONCE):
+            for stored in await read_stored(self._database, some):
+                accepted = self._decided.get(stored.event_id, stored.reason is None)
+                with suppress(SynapseError):
+                    event = stored.as_decided(self._version, accepted)
+                    found[stored.event_id] = self._remembered[stored.event_id] = event
         forget_oldest(self._remembered, _REMEMBERED)
         return {event_id: found[event_id] for event_id in event_ids if event_id in found}
 

@@ -13,6 +13,9 @@ from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.model import Node
 from synapse_rejection_repair.domain.nodes import NodeTable
 
+_AT_ONCE = 250
+"""How many nodes are taken in before everything else runs."""
+
 _NODE_SQL = """
     SELECT e.event_id, e.type, e.sender, e.origin_server_ts, e.depth, e.stream_ordering,
            e.outlier, r.reason, ej.json
@@ -40,7 +43,7 @@ async def read_nodes(
         # Decoded here, in the database's thread, so as not to hold up the reactor.
         return [_node(row, damaged) for row in txn]
 
-    for batch in batches(dict.fromkeys(event_ids)):
+    for batch in batches(dict.fromkeys(event_ids), _AT_ONCE):
         for node in await database.run("read_nodes", read, batch):
             nodes.add(node)
     return nodes

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import attr
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class ConnectionFailed(Exception):
     """The database cannot be opened or read. Says nothing of where it is."""
 

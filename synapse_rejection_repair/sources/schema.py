@@ -28,7 +28,7 @@ _NEEDED = {
 """What is read. All of it is in every schema since the oldest one."""
 
 
-@attr.s(frozen=True, auto_exc=True, auto_attribs=True)
+@attr.s(auto_exc=True, auto_attribs=True)
 class SchemaRefused(Exception):
     """The database is none of Synapse's, or too old."""
 
