@@ -102,7 +102,7 @@ class RepairService:
             )
         # What another server says is part of the plan that such a request is bound to.
         if request.fingerprint is not None and request.state_from is None:
-            now = await self.clock.in_thread(facts.fingerprint, scope, request.deliver)
+            now = await self.clock.in_thread(facts.fingerprint, scope)
             if now != request.fingerprint:
                 raise FactsChanged(room_id)
         return facts

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 import attr
 
 from synapse_rejection_repair.domain.borrowed import BorrowedState, digests
-from synapse_rejection_repair.domain.delivery import Deliver
 from synapse_rejection_repair.domain.gaps import Gap, Missing, gaps_behind
 from synapse_rejection_repair.domain.health import Finding
 from synapse_rejection_repair.domain.model import Node, StateIds
@@ -94,14 +93,12 @@ class RoomFacts:
         gaps = gaps_behind(followed, accepted, doubtful)
         return gaps if scope.whole else tuple(g for g in gaps if accepted.intersection(g.cited_by))
 
-    def fingerprint(
-        self, scope: Scope, deliver: Deliver, borrowed: Iterable[BorrowedState] = ()
-    ) -> str:
-        """A digest of the request and of the facts that decide its plan.
+    def fingerprint(self, scope: Scope, borrowed: Iterable[BorrowedState] = ()) -> str:
+        """A digest of what a request chooses and of the facts that decide its plan.
 
         A message that is accepted meanwhile does not change it; a further rejection
         in scope, a change of the current state or of what is damaged does, and so does
-        another state where one was borrowed.
+        another state where one was borrowed. How clients are told is no part of what was seen.
         """
         chosen = scope.select(self.suspects)
         suspects = (
@@ -111,7 +108,7 @@ class RoomFacts:
         )
         digest = hashlib.sha256()
         for part in (
-            [self.room_id, deliver.value, scope.since_ts, scope.until_ts],
+            [self.room_id, scope.since_ts, scope.until_ts],
             sorted_in_pieces(scope.event_ids),
             sorted_in_pieces(scope.force),
             sorted_in_pieces(suspects),

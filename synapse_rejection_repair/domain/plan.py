@@ -109,7 +109,7 @@ def complete(
     receives = steps.any(lambda kind: kind.receives)
     return Plan(
         room_id=facts.room_id,
-        fingerprint=facts.fingerprint(scope, deliver, borrowed),
+        fingerprint=facts.fingerprint(scope, borrowed),
         steps=steps,
         state_changes=tuple(state_changes(facts.current_state, final_state)),
         extremities=extremities,

@@ -44,10 +44,8 @@ def facts(**changes: Any) -> RoomFacts:
     )
 
 
-def fingerprint(
-    room: RoomFacts, scope: Scope | None = None, deliver: Deliver = Deliver.LIVE
-) -> str:
-    return room.fingerprint(scope or Scope(), deliver)
+def fingerprint(room: RoomFacts, scope: Scope | None = None) -> str:
+    return room.fingerprint(scope or Scope())
 
 
 def without(nodes: Any, *names: str) -> dict[str, Node]:
@@ -113,17 +111,16 @@ def test_a_fingerprint_outlives_messages(changes: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scope", "deliver"),
+    "scope",
     [
-        pytest.param(Scope(frozenset("X")), Deliver.LIVE, id="event_ids"),
-        pytest.param(Scope(since_ts=1), Deliver.LIVE, id="since_ts"),
-        pytest.param(Scope(until_ts=99_000), Deliver.LIVE, id="until_ts"),
-        pytest.param(Scope(force=frozenset("X")), Deliver.LIVE, id="force"),
-        pytest.param(Scope(), Deliver.HISTORY, id="deliver"),
+        pytest.param(Scope(frozenset("X")), id="event_ids"),
+        pytest.param(Scope(since_ts=1), id="since_ts"),
+        pytest.param(Scope(until_ts=99_000), id="until_ts"),
+        pytest.param(Scope(force=frozenset("X")), id="force"),
     ],
 )
-def test_a_fingerprint_tells_the_request(scope: Scope, deliver: Deliver) -> None:
-    assert fingerprint(facts(), scope, deliver) != fingerprint(facts())
+def test_a_fingerprint_tells_what_is_chosen(scope: Scope) -> None:
+    assert fingerprint(facts(), scope) != fingerprint(facts())
 
 
 def test_since_and_until_are_not_mistaken_for_each_other() -> None:
