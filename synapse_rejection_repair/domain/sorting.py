@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _PIECE = 2000
 """How many items are sorted at a time."""
-_LONG = 16_000
+_LONG = 8_000
 """Of how many items pieces consist at most that are joined at a time."""
-_LONG_OF_NUMBERS = 8 * _LONG
+_LONG_OF_NUMBERS = 16 * _LONG
 
 
 def sorted_in_pieces(
