@@ -36,7 +36,7 @@ class Probe:
     def __init__(self, config: dict[str, Any], api: ModuleApi) -> None:
         # Open as long as the server runs.
         self._report = Path(config["report"]).open("a", buffering=1)  # noqa: SIM115
-        # Of a thread that holds Python's lock no other thread of Python's can tell: this needs none.
+        # Of a thread that holds Python's lock no other thread can tell: this needs no such lock.
         self._stacks = Path(config["report"] + ".stacks").open("a")  # noqa: SIM115
         self._due = 0.0
         self._seen: dict[str, None] = {}
