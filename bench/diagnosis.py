@@ -86,7 +86,7 @@ def main() -> None:
 
 def _calls(admin: Client, room_id: str, length: int) -> dict[str, Callable[[], object]]:
     path = "/rooms" + quoted(room_id)
-    last = {"from": length - 100}
+    last = {"from": max(0, length - 100)}
     return {
         "rooms": lambda: admin.repair_api("GET", "/rooms"),
         "rejections": lambda: admin.repair_api("GET", path + "/rejections"),
