@@ -2,13 +2,11 @@
 
 It asks to be called every few milliseconds, and writes how late it was called where that is
 late, one JSON object a line: `at` and `held` in seconds (`at` as `time.monotonic` has it, which is
-the same for all processes), and `where`: what the reactor's thread was at when it was overdue. A
-file beside it (`.stacks`) has what every thread was at when it was overdue by far.
+the same for all processes), and `where`: what the reactor's thread was at when it was overdue.
 """
 
 from __future__ import annotations
 
-import faulthandler
 import gc
 import json
 import sys
@@ -27,7 +25,6 @@ from tests.harness.server import Server
 
 _EVERY = 0.002
 _WORTH_A_LINE = 0.01
-_BY_FAR = 0.04
 
 
 class Probe:
@@ -36,8 +33,6 @@ class Probe:
     def __init__(self, config: dict[str, Any], api: ModuleApi) -> None:
         # Open as long as the server runs.
         self._report = Path(config["report"]).open("a", buffering=1)  # noqa: SIM115
-        # Of a thread that holds Python's lock no other thread can tell: this needs no such lock.
-        self._stacks = Path(config["report"] + ".stacks").open("a")  # noqa: SIM115
         self._due = 0.0
         self._seen: dict[str, None] = {}
         self._ticker: Any = reactor
@@ -52,7 +47,6 @@ class Probe:
 
     def _next(self) -> None:
         self._due = time.monotonic() + _EVERY
-        faulthandler.dump_traceback_later(_BY_FAR, file=self._stacks)
         self._ticker.callLater(_EVERY, self._tick)
 
     def _tick(self) -> None:
