@@ -1,7 +1,8 @@
 """Compares ways in which a room's history can move: `python -m bench.import_ways [--events N]`.
 
-Prints, from one run on one source: the import of this module; Synapse's persistence alone, fed with
-ready contexts; a plain copy of rows; and Synapse's own backfill over federation.
+Prints, from one run on one source: the import of this module; the same without its checks;
+Synapse's persistence alone, fed with ready contexts; a plain copy of rows; and Synapse's own
+backfill over federation.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sqlite3
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from bench.history import write_history
@@ -110,11 +112,12 @@ def copied(source: SqliteDatabase, room_id: str, to: Path) -> float:
 
 def run(events: int, database: str, install: Install) -> None:
     """Runs the benchmark."""
-    with scratch(database) as (folder, first), scratch(database) as (_, second):
+    with ExitStack() as stack:
+        folder, first = stack.enter_context(scratch(database))
+        second, third, fourth = (stack.enter_context(scratch(database))[1] for _ in range(3))
         a = Server(folder / "a", modules=[], log_level="WARNING")
         assert isinstance(a.database, SqliteDatabase)
         old = sources(old=a.database.synapse_config())
-        ready: list[Module] = [{"module": "bench.ready.WithoutChecks", "config": {}}]
 
         def server(name: str, database: Database | None, *modules: Module) -> Server:
             return Server(
@@ -125,9 +128,13 @@ def run(events: int, database: str, install: Install) -> None:
                 log_level="WARNING",
             )
 
-        ours, bare = server("ours", first, *old), server("bare", second, *old, *ready)
-        other = server("other", None)
-        everyone = (a, ours, bare, other)
+        def instead(module: str) -> list[Module]:
+            return [*old, {"module": module, "config": {}}]
+
+        other, ours = server("other", first), server("ours", second, *old)
+        unchecked = server("unchecked", third, *instead("bench.ready.WithoutChecks"))
+        bare = server("bare", fourth, *instead("bench.plainly.Plainly"))
+        everyone = (a, other, ours, unchecked, bare)
         try:
             a.start()
             alice, anna = a.register("alice", admin=True), a.register("anna")
@@ -141,17 +148,19 @@ def run(events: int, database: str, install: Install) -> None:
                 one.wait_healthy()
             users = [joined(one, room_id, a) for one in everyone[1:]]
             row("Synapse, database, events", f"{install.version}, {database}, {events}")
-            federation = backfilled(users[2], room_id, min(events, _BACKFILLED))
+            federation = backfilled(users[0], room_id, min(events, _BACKFILLED))
             other.stop()
             a.stop()
-            import_ = imported(ours, users[0], room_id)
-            ours.stop()
-            alone = imported(bare, users[1], room_id)
-            bare.stop()
+            rates = []
+            for one, user in zip((ours, unchecked, bare), users[1:], strict=True):
+                rates.append(imported(one, user, room_id))
+                one.stop()
+            import_ = rates[0]
             plain = copied(a.database, room_id, folder / "copy.db")
             row("import", f"{import_:.0f}/s")
             for what, rate in (
-                ("persistence alone, ready contexts, no checks", alone),
+                ("the same without a check", rates[1]),
+                ("persistence alone, ready contexts, no checks", rates[2]),
                 ("plain copy of rows", plain),
                 ("Synapse's backfill over federation (up to 5,000)", federation),
             ):

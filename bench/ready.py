@@ -1,8 +1,4 @@
-"""A Synapse module for benchmarks alone: the import without a single check.
-
-What is left is Synapse's persistence, fed with ready contexts: what an import can at best be
-as fast as.
-"""
+"""A Synapse module for benchmarks alone: the import without a single check."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tests.harness.database import SqliteDatabase
 from tests.harness.hostile import HostilePeer
 from tests.harness.waiting import wait_for
 from tests.oldworld import OldWorld, accepted, live, old_world, signed, states, untouched
@@ -101,34 +102,37 @@ def test_hidden_soft_failed_and_rejected(tmp_path: Path) -> None:
         assert world.b.errors_in_log() == []
 
 
+def accepted_topic(world: OldWorld) -> str:
+    """A topic that A accepted, though who set it was never in the room."""
+    sees, peer = HostilePeer(world.a, world.room_id), HostilePeer(world.c, world.room_id)
+    tips = sees.extremities()
+    event: dict[str, Any] = {"type": "m.room.topic", "sender": world.carol.user_id}
+    event.update(content={}, room_id=world.room_id, state_key="")
+    event.update(prev_events=[], auth_events=[], depth=1, origin_server_ts=0)
+    pdu, bad = peer.forge(
+        "m.room.topic",
+        f"@nobody:{world.c.name}",
+        {"topic": "Mine"},
+        state_key="",
+        prev_events=tips,
+        auth_events=sees._auth_events(event),
+        depth=sees._depth(tips),
+    )
+    peer.send(world.a, pdu)
+    world.a.wait_for_event(bad)
+    assert world.a.rejected(world.room_id) == {bad}
+    world.alice.send_message(world.room_id, "What was that?")
+    world.a.database.execute("DELETE FROM rejections WHERE event_id = ?", bad)
+    return bad
+
+
 def test_what_fails_the_rules_is_stored_rejected(tmp_path: Path) -> None:
     """A source that accepted what it should not have: its verdict counts for nothing."""
-    special: dict[str, str] = {}
-
-    def spoil(world: OldWorld) -> None:
-        sees, peer = HostilePeer(world.a, world.room_id), HostilePeer(world.c, world.room_id)
-        tips = sees.extremities()
-        event: dict[str, Any] = {"type": "m.room.topic", "sender": world.carol.user_id}
-        event.update(content={}, room_id=world.room_id, state_key="")
-        event.update(prev_events=[], auth_events=[], depth=1, origin_server_ts=0)
-        # Somebody who never was in the room.
-        pdu, special["bad"] = peer.forge(
-            "m.room.topic",
-            f"@nobody:{world.c.name}",
-            {"topic": "Mine"},
-            state_key="",
-            prev_events=tips,
-            auth_events=sees._auth_events(event),
-            depth=sees._depth(tips),
-        )
-        peer.send(world.a, pdu)
-        world.a.wait_for_event(special["bad"])
-        assert world.a.rejected(world.room_id) == {special["bad"]}
-        world.alice.send_message(world.room_id, "What was that?")
-
-    with old_world(tmp_path, "11", messages=6, spoil=spoil) as world:
-        bad = special["bad"]
-        world.a.database.execute("DELETE FROM rejections WHERE event_id = ?", bad)
+    special: list[str] = []
+    with old_world(
+        tmp_path, "11", messages=6, spoil=lambda w: special.append(accepted_topic(w))
+    ) as world:
+        (bad,) = special
         theirs = accepted(world.a, world.room_id)
         summary = world.dry_run()
         assert summary["fails_auth"] == 1
@@ -139,6 +143,63 @@ def test_what_fails_the_rules_is_stored_rejected(tmp_path: Path) -> None:
         assert accepted(world.b, world.room_id) >= theirs - {bad}
         assert states(world.b, theirs - {bad}) == states(world.a, theirs - {bad})
         assert untouched(world.b, world.bob, world.room_id) == world.facts
+
+
+def test_rejected_outliers_are_decided_anew(tmp_path: Path) -> None:
+    """What B was given at its join, and took for bad: nearly all of the history cites it."""
+    special: list[str] = []
+    with old_world(
+        tmp_path, "11", messages=6, spoil=lambda w: special.append(accepted_topic(w))
+    ) as world:
+        (bad,) = special
+        query = world.b.database.query
+        ((first,),) = query(
+            "SELECT event_id FROM events WHERE room_id = ? AND outlier"
+            " AND type = 'm.room.power_levels'"
+            " AND event_id NOT IN (SELECT event_id FROM current_state_events)",
+            world.room_id,
+        )
+        world.b.stop()
+        hold_as_outlier(world, bad)
+        for event_id in (bad, first):
+            world.b.database.execute(
+                "INSERT INTO rejections (event_id, reason, last_check) VALUES (?, ?, ?)",
+                *(event_id, "auth_error", "1"),
+            )
+        world.b.start()
+
+        theirs, before = accepted(world.a, world.room_id), accepted(world.b, world.room_id)
+        summary = world.dry_run()
+        assert (summary["to_import"], summary["fails_auth"]) == (len(theirs - before) - 1, 1)
+        job = world.import_room()
+        assert (job["status"], job["skipped"]) == ("complete", {"auth_events": 1}), job
+        assert job["imported"] == summary["to_import"]
+        assert world.b.rejected(world.room_id) == {bad}
+        assert accepted(world.b, world.room_id) >= theirs - {bad}
+        assert states(world.b, theirs - {bad}) == states(world.a, theirs - {bad})
+        assert world.bob.event(world.room_id, first)["event_id"] == first
+        assert untouched(world.b, world.bob, world.room_id) == world.facts
+        assert world.import_room()["total"] == 0
+        assert world.b.errors_in_log() == []
+
+
+def hold_as_outlier(world: OldWorld, event_id: str) -> None:
+    """Lets B have an event of A's as if it had been part of what it was given at its join."""
+    assert isinstance(world.a.database, SqliteDatabase)
+    ordering = world.b.database.value("SELECT MIN(stream_ordering) FROM events") - 1
+    for table, changed in (
+        ("events", {"outlier": True, "stream_ordering": ordering}),
+        ("event_json", {}),
+    ):
+        with world.a.database.connect() as connection:
+            cursor = connection.cursor()
+            cursor.execute(f"SELECT * FROM {table} WHERE event_id = ?", (event_id,))
+            names = [column[0] for column in cursor.description]
+            row = {**dict(zip(names, cursor.fetchone(), strict=True)), **changed}
+        marks = ", ".join("?" for _ in row)
+        world.b.database.execute(
+            f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", *row.values()
+        )
 
 
 def test_the_room_goes_on_meanwhile(tmp_path: Path) -> None:

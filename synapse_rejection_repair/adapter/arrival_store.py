@@ -31,6 +31,30 @@ Jobs = SynapseJobStore[ImportRequest, ImportProgress]
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)
+class Outlier:
+    """How this server has an event without the state at it.
+
+    Attributes:
+        stream_ordering: where it stands.
+        rejected: it failed the authorization rules when it came.
+    """
+
+    stream_ordering: int
+    rejected: bool
+
+    def stored_anew(self, rejected: bool) -> bool:
+        """Whether its rows make way for the event, and not only for the state at it.
+
+        One that was received live is known to clients by its ordering: it keeps it. One that is to
+        be rejected only now stays as it is, since a state may hold it.
+
+        Args:
+            rejected: it is to be stored as rejected.
+        """
+        return self.rejected or (self.stream_ordering < 0 and not rejected)
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
 class BatchEnd:
     """What is noted with the last events of a batch.
 
@@ -81,7 +105,7 @@ class ArrivalStore:
         self,
         job: ImportJob,
         events: Mapping[str, Arriving],
-        outliers: Mapping[str, int],
+        outliers: Mapping[str, Outlier],
         end: BatchEnd | None = None,
     ) -> ImportJob:
         """Stores some events; gives the job with its progress.
@@ -89,7 +113,7 @@ class ArrivalStore:
         Args:
             job: the import.
             events: the events by id, parents first.
-            outliers: the stream orderings of those that this server has as outliers.
+            outliers: those that this server has as outliers, by id.
             end: what is noted with them; `None` if more of the batch follows.
 
         Raises:
@@ -105,9 +129,10 @@ class ArrivalStore:
             )
             return take_away(txn, self._room_id, event_ids, event_ids, job.job_id, "import", now)
 
-        # An outlier that was received live is known to clients by its ordering: it keeps it.
         anew = [
-            i for i, one in events.items() if outliers.get(i, 0) < 0 and not one.context.rejected
+            i
+            for i, one in events.items()
+            if i in outliers and outliers[i].stored_anew(bool(one.context.rejected))
         ]
         kept = outliers.keys() - set(anew)
         ordered = [i for i in events if i not in kept]

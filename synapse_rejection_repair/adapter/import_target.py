@@ -66,13 +66,7 @@ class SynapseImportTarget(ImportTarget):
             "e.event_id",
         )
         return {
-            event_id: (
-                Held.OUTLIER
-                if outlier and not rejected
-                else Held.REJECTED
-                if rejected
-                else Held.FULL
-            )
+            event_id: (Held.OUTLIER if outlier else Held.REJECTED if rejected else Held.FULL)
             for event_id, outlier, rejected in rows
         }
 

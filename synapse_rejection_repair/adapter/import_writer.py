@@ -12,7 +12,7 @@ from synapse_rejection_repair.adapter.arrival_checker import ArrivalChecker
 from synapse_rejection_repair.adapter.arrival_judge import ArrivalJudge, Arriving
 from synapse_rejection_repair.adapter.arrival_outliers import ArrivalOutliers
 from synapse_rejection_repair.adapter.arrival_states import ArrivalStates
-from synapse_rejection_repair.adapter.arrival_store import ArrivalStore, BatchEnd, Jobs
+from synapse_rejection_repair.adapter.arrival_store import ArrivalStore, BatchEnd, Jobs, Outlier
 from synapse_rejection_repair.adapter.arrivals import ArrivalHooks
 from synapse_rejection_repair.adapter.checker import EventChecker
 from synapse_rejection_repair.adapter.dag import SynapseDag
@@ -166,12 +166,15 @@ class SynapseImportWriter(ImportWriter):
             self._states.failed()
             raise
 
-    async def _stored_outliers(self, event_ids: Collection[str]) -> dict[str, int]:
-        """The stream orderings of those of the events that this server has as outliers."""
+    async def _stored_outliers(self, event_ids: Collection[str]) -> dict[str, Outlier]:
+        """Those of the events that this server has as outliers."""
         rows = await self._database.rows_of(
             "stored_outliers",
-            "SELECT event_id, stream_ordering FROM events WHERE outlier AND",
+            "SELECT e.event_id, e.stream_ordering, r.event_id IS NOT NULL FROM events AS e"
+            " LEFT JOIN rejections AS r ON r.event_id = e.event_id WHERE e.outlier AND",
             event_ids,
-            "event_id",
+            "e.event_id",
         )
-        return dict(rows)
+        return {
+            event_id: Outlier(ordering, bool(rejected)) for event_id, ordering, rejected in rows
+        }

@@ -13,7 +13,7 @@ from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.model import Node
 from synapse_rejection_repair.domain.nodes import NodeTable
 
-_AT_ONCE = 250
+_AT_ONCE = 100
 """How many nodes are taken in before everything else runs."""
 
 _NODE_SQL = """

@@ -104,7 +104,7 @@ class RejectedEvents:
         for some in batches(batches(reasons, _AT_ONCE), _SIDE_BY_SIDE):
             for rows in await yieldable_gather_results(self._rows, some):
                 await self._breath.in_thread(table.add, [(*row, reasons[row[0]]) for row in rows])
-        await self._breath.in_thread(table.by_id)
+        await self._breath.in_thread(table.prepare)
         return table
 
     async def _rows(self, event_ids: list[str]) -> list[tuple[Any, ...]]:

@@ -27,7 +27,7 @@ class Held(enum.Enum):
     REJECTED = "rejected"
     """With the state at it, rejected."""
     OUTLIER = "outlier"
-    """Without the state at it."""
+    """Without the state at it, accepted or not: that is decided anew."""
 
 
 class Skip(str, enum.Enum):

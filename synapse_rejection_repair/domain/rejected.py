@@ -13,6 +13,7 @@ from synapse_rejection_repair.domain.sorting import sorted_in_pieces, sorted_num
 RejectedRow = tuple[str, str, str, str, int, int, str]
 """Event id, room id, type, sender, `origin_server_ts`, depth, reason."""
 
+_TIME = "origin_server_ts"
 _PLACE_BITS = 32
 """How many bits of a number that is sorted are the place of a row, and not what it is sorted by."""
 
@@ -46,6 +47,7 @@ class RejectedTable:
         self._senders, self._reasons = array("i"), array("i")
         self._times, self._depths = array("q"), array("q")
         self._sorted: array[int] | None = None
+        self._by_time: array[int] | None = None
         self._orders: dict[tuple[str, str], array[int]] = {}
 
     @property
@@ -101,22 +103,30 @@ class RejectedTable:
             rows = chosen[page.start : page.start + page.limit]
         return Listing([self._ids[row] for row in rows], total)
 
+    def prepare(self) -> None:
+        """Sorts all events by their ids and by time, which takes long: lists begin with those."""
+        self._all_by_time()
+
     def _order(self, room_id: str, order_by: str) -> array[int]:
         order = self._orders.get((room_id, order_by))
         if order is None:
             room, rooms = self._words.get(room_id, -1), self._rooms
-            order = array("i", (row for row in self.by_id() if rooms[row] == room))
-            numbers = {"origin_server_ts": self._times, "depth": self._depths}
+            everywhere = self._all_by_time() if order_by == _TIME else self._all_by_id()
+            order = array("i", (row for row in everywhere if rooms[row] == room))
             words = {"type": self._types, "sender": self._senders, "reason": self._reasons}
-            if order_by in numbers:
-                order = _by_number(order, numbers[order_by])
+            if order_by == "depth":
+                order = _by_number(order, self._depths)
             elif order_by in words:
                 order = self._by_word(order, words[order_by])
             self._orders[room_id, order_by] = order
         return order
 
-    def by_id(self) -> array[int]:
-        """All rows in the order of their ids; to sort them takes long, the first time."""
+    def _all_by_time(self) -> array[int]:
+        if self._by_time is None:
+            self._by_time = _by_number(self._all_by_id(), self._times)
+        return self._by_time
+
+    def _all_by_id(self) -> array[int]:
         if self._sorted is None:
             ids = self._ids
             self._sorted = array("i", sorted_in_pieces(range(len(ids)), key=ids.__getitem__))
