@@ -20,7 +20,9 @@ from tests.harness.losing import everywhere, lose, lose_state
 from tests.harness.repairing import diagnosis, dry_run, finished, health, repair, start
 from tests.harness.waiting import wait_for
 
-pytestmark = pytest.mark.parametrize("pair", [flavours.NEWEST, flavours.OLDEST], indirect=True)
+pytestmark = pytest.mark.parametrize(
+    "pair", [flavours.NEWEST, flavours.Flavour(b="oldest").param(pytest.mark.slow)], indirect=True
+)
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ from tests.oldworld import (
 
 FLAVOURS = [
     pytest.param("1", "sqlite", "sqlite", "newest", id="v1"),
-    pytest.param("6", "sqlite", "sqlite", "newest", id="v6"),
+    pytest.param("6", "sqlite", "sqlite", "newest", id="v6", marks=pytest.mark.slow),
     pytest.param("10", "sqlite", "sqlite", "oldest", id="v10-oldest", marks=pytest.mark.oldest),
     pytest.param("12", "sqlite", "sqlite", "newest", id="v12"),
     pytest.param("11", "postgres", "sqlite", "newest", id="from-pg", marks=pytest.mark.postgres),
@@ -47,7 +47,7 @@ FLAVOURS = [
         "postgres",
         "oldest",
         id="pg-to-pg-oldest",
-        marks=[pytest.mark.postgres, pytest.mark.oldest],
+        marks=[pytest.mark.postgres, pytest.mark.oldest, pytest.mark.slow],
     ),
 ]
 
@@ -125,6 +125,7 @@ def test_the_whole_history_arrives(
         assert world.bob.messages(world.room_id, limit=10)[0]["event_id"] == sent
 
 
+@pytest.mark.slow
 def test_every_other_room_version(tmp_path: Path) -> None:
     a = Server(tmp_path / "a", modules=[])
     b = Server(tmp_path / "b", modules=sources(old=a.database.synapse_config()))
@@ -335,6 +336,7 @@ def test_a_room_that_is_purged_meanwhile_stays_so(tmp_path: Path) -> None:
         assert world.b.errors_in_log() == []
 
 
+@pytest.mark.slow
 def test_a_third_server_gets_the_history_from_us(tmp_path: Path) -> None:
     with old_world(tmp_path, "11") as world:
         assert world.import_room()["status"] == "complete"

@@ -142,6 +142,7 @@ def killed(
     assert_whole(room)
 
 
+@pytest.mark.slow
 def test_killed_at_every_turn(rewound: Rewound) -> None:
     braked, damage = rewound.braked, rewound.damage
     room = damage.room

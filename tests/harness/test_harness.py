@@ -67,6 +67,7 @@ def test_incident_is_real(pair: Pair, version: str) -> None:
     assert pair.b.errors_in_log() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ROOM_VERSIONS)
 def test_hostile_peer(make_server: MakeServer, version: str) -> None:
     a, b = make_server("a", modules=[]).start(), make_server("b", modules=[]).start()
@@ -102,6 +103,7 @@ def test_hostile_peer(make_server: MakeServer, version: str) -> None:
     assert b.database.query("SELECT 1 FROM events WHERE event_id = ?", unsigned) == []
 
 
+@pytest.mark.slow
 def test_servers_find_each_other_again(make_server: MakeServer) -> None:
     a, b = make_server("a", modules=[]).start(), make_server("b", modules=[]).start()
     room = Pair(a, b).room("10")
