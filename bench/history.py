@@ -39,6 +39,8 @@ def write_history(server: Server, room_id: str, senders: list[Client], count: in
     group = server.database.value(
         "SELECT g.state_group FROM event_to_state_groups AS g"
         " INNER JOIN event_forward_extremities AS f ON f.event_id = g.event_id"
+        " WHERE f.room_id = ?",
+        room_id,
     )
     next_group = server.database.value("SELECT MAX(id) FROM state_groups") + 1
     auth = {
@@ -52,7 +54,12 @@ def write_history(server: Server, room_id: str, senders: list[Client], count: in
         ]
         for client in senders
     }
-    tips = [i for (i,) in query("SELECT event_id FROM event_forward_extremities")]
+    tips = [
+        i
+        for (i,) in query(
+            "SELECT event_id FROM event_forward_extremities WHERE room_id = ?", room_id
+        )
+    ]
     depth = peer._depth(tips)
     previous = tips
     now = 1_600_000_000_000

@@ -2,14 +2,17 @@
 
 Prints, from one run on one source: the import of this module; the same without its checks;
 Synapse's persistence alone, fed with ready contexts; a plain copy of rows; and Synapse's own
-backfill over federation.
+backfill over federation. With `--rounds N`, the first three are the medians of N rooms each.
 """
 
 from __future__ import annotations
 
 import argparse
 import sqlite3
+import statistics
+import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from bench.history import write_history
 from bench.worlds import row, scratch
 from tests.harness.client import Client
 from tests.harness.config import Module
-from tests.harness.database import Database, SqliteDatabase
+from tests.harness.database import SqliteDatabase
 from tests.harness.installs import INSTALLS, Install
 from tests.harness.server import Server
 from tests.harness.waiting import wait_for
@@ -39,12 +42,13 @@ _BACKFILLED = 5000
 """How many events are at most asked for over federation: it is slow."""
 
 
-def joined(server: Server, room_id: str, via: Server) -> Client:
-    """A user of a server who is in a room, with all of its state."""
+def newcomer(server: Server, room_ids: Sequence[str], via: Server) -> Client:
+    """A user of a server who is in rooms, with all of their state."""
     user = server.register("bob", admin=True)
-    user.join(room_id, via=via.name)
-    partial = "SELECT 1 FROM partial_state_rooms WHERE room_id = ?"
-    wait_for(lambda: not server.database.query(partial, room_id), what="the whole state")
+    for room_id in room_ids:
+        user.join(room_id, via=via.name)
+    partial = "SELECT 1 FROM partial_state_rooms"
+    wait_for(lambda: not server.database.query(partial), what="the whole state")
     return user
 
 
@@ -110,74 +114,89 @@ def copied(source: SqliteDatabase, room_id: str, to: Path) -> float:
     return count / (time.monotonic() - began)
 
 
-def run(events: int, database: str, install: Install) -> None:
-    """Runs the benchmark."""
+def run(events: int, rounds: int, database: str, install: Install) -> None:
+    """Runs the benchmark.
+
+    Args:
+        events: how many each room has.
+        rounds: in how many rooms each way is measured, one way after the other.
+        database: what all servers but the old one have.
+        install: their Synapse.
+    """
     with ExitStack() as stack:
-        folder, first = stack.enter_context(scratch(database))
-        second, third, fourth = (stack.enter_context(scratch(database))[1] for _ in range(3))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         a = Server(folder / "a", modules=[], log_level="WARNING")
+        stack.callback(a.stop)
         assert isinstance(a.database, SqliteDatabase)
         old = sources(old=a.database.synapse_config())
 
-        def server(name: str, database: Database | None, *modules: Module) -> Server:
-            return Server(
+        def server(name: str, *modules: Module) -> Server:
+            made = Server(
                 folder / name,
                 install=install,
-                database=database,
+                database=stack.enter_context(scratch(database))[1],
                 modules=[*modules],
                 log_level="WARNING",
             )
+            stack.callback(made.stop)
+            return made
 
         def instead(module: str) -> list[Module]:
             return [*old, {"module": module, "config": {}}]
 
-        other, ours = server("other", first), server("ours", second, *old)
-        unchecked = server("unchecked", third, *instead("bench.ready.WithoutChecks"))
-        bare = server("bare", fourth, *instead("bench.plainly.Plainly"))
-        everyone = (a, other, ours, unchecked, bare)
-        try:
-            a.start()
-            alice, anna = a.register("alice", admin=True), a.register("anna")
-            room_id = alice.create_room("11", name="A long history")
+        other = server("other")
+        ways = {
+            "import": server("ours", *old),
+            "the same without a check": server("unchecked", *instead("bench.ready.WithoutChecks")),
+            "persistence alone, ready contexts, no checks": server(
+                "bare", *instead("bench.plainly.Plainly")
+            ),
+        }
+        a.start()
+        alice, anna = a.register("alice", admin=True), a.register("anna")
+        rooms = [alice.create_room("11", name="A long history") for _ in range(rounds)]
+        for room_id in rooms:
             anna.join(room_id)
-            a.stop()
+        a.stop()
+        for room_id in rooms:
             write_history(a, room_id, [alice, anna], events)
-            for one in everyone:
-                one.launch()
-            for one in everyone:
-                one.wait_healthy()
-            users = [joined(one, room_id, a) for one in everyone[1:]]
-            row("Synapse, database, events", f"{install.version}, {database}, {events}")
-            federation = backfilled(users[0], room_id, min(events, _BACKFILLED))
-            other.stop()
-            a.stop()
-            rates = []
-            for one, user in zip((ours, unchecked, bare), users[1:], strict=True):
-                rates.append(imported(one, user, room_id))
-                one.stop()
-            import_ = rates[0]
-            plain = copied(a.database, room_id, folder / "copy.db")
-            row("import", f"{import_:.0f}/s")
-            for what, rate in (
-                ("the same without a check", rates[1]),
-                ("persistence alone, ready contexts, no checks", rates[2]),
-                ("plain copy of rows", plain),
-                ("Synapse's backfill over federation (up to 5,000)", federation),
-            ):
-                row(what, f"{rate:.0f}/s; import = {import_ / rate:.2f} x")
-        finally:
-            for one in everyone:
-                one.stop()
+        for one in (a, other, *ways.values()):
+            one.launch()
+        for one in (a, other, *ways.values()):
+            one.wait_healthy()
+        scroller = newcomer(other, rooms[:1], a)
+        users = {way: newcomer(one, rooms, a) for way, one in ways.items()}
+        row("Synapse, database, events", f"{install.version}, {database}, {events}")
+        federation = backfilled(scroller, rooms[0], min(events, _BACKFILLED))
+        other.stop()
+        a.stop()
+        rates: dict[str, list[float]] = {way: [] for way in ways}
+        for number, room_id in enumerate(rooms):
+            # Whoever is first finds the source unread.
+            for way in rotated(list(ways), number):
+                rates[way].append(imported(ways[way], users[way], room_id))
+        found = {way: statistics.median(some) for way, some in rates.items()}
+        found["plain copy of rows"] = copied(a.database, rooms[0], folder / "copy.db")
+        found[f"Synapse's backfill over federation (up to {_BACKFILLED:,})"] = federation
+        for way, rate in found.items():
+            row(way, f"{rate:.0f}/s; import = {found['import'] / rate:.2f} x")
+
+
+def rotated(items: list[str], by: int) -> list[str]:
+    """The items, beginning further back each time."""
+    by %= len(items)
+    return items[by:] + items[:by]
 
 
 def main() -> None:
     """Reads the arguments."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--events", type=int, default=20_000)
+    parser.add_argument("--events", type=int, default=20_000, help="of each room")
+    parser.add_argument("--rounds", type=int, default=1, help="the median of so many rooms")
     parser.add_argument("--database", choices=("sqlite", "postgres"), default="sqlite")
     parser.add_argument("--synapse", choices=sorted(INSTALLS), default="newest")
     options = parser.parse_args()
-    run(options.events, options.database, INSTALLS[options.synapse])
+    run(options.events, options.rounds, options.database, INSTALLS[options.synapse])
 
 
 if __name__ == "__main__":
