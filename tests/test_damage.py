@@ -24,9 +24,8 @@ from tests.harness.losing import everywhere, lose, lose_message, lose_state
 from tests.harness.repairing import diagnosis, dry_run, health, repair
 
 SQLITE = pytest.mark.parametrize("pair", [flavours.NEWEST], indirect=True)
-ON_SLOW_POSTGRES = flavours.Flavour(database="postgres").param(pytest.mark.slow)
-POSTGRES = pytest.mark.parametrize("pair", [ON_SLOW_POSTGRES], indirect=True)
-BOTH = pytest.mark.parametrize("pair", [flavours.NEWEST, ON_SLOW_POSTGRES], indirect=True)
+POSTGRES = pytest.mark.parametrize("pair", [flavours.SLOW_POSTGRES], indirect=True)
+BOTH = pytest.mark.parametrize("pair", [flavours.NEWEST, flavours.SLOW_POSTGRES], indirect=True)
 
 Statement = tuple[Any, ...]
 

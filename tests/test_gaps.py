@@ -13,7 +13,7 @@ import pytest
 from tests.harness import compare
 from tests.harness.compare import differences
 from tests.harness.federation import Pair, Room
-from tests.harness.flavours import Flavour
+from tests.harness.flavours import NEWEST, SLOW_OLDEST_ON_POSTGRES
 from tests.harness.hostile import HostilePeer
 from tests.harness.losing import everywhere, lose_state, settled
 from tests.harness.repairing import dry_run, finished, health, progress, repair, start
@@ -22,7 +22,7 @@ from tests.harness.waiting import wait_for
 
 _BOTH = pytest.mark.parametrize(
     "pair",
-    [Flavour().param(), Flavour(b="oldest", database="postgres").param(pytest.mark.slow)],
+    [NEWEST, SLOW_OLDEST_ON_POSTGRES],
     indirect=True,
     scope="module",
 )
@@ -139,7 +139,7 @@ def test_without_an_incident_it_is_for_synapse_to_fill_gaps(pair: Pair) -> None:
     assert story.gone == gone
 
 
-@pytest.mark.parametrize("pair", [Flavour().param()], indirect=True, scope="module")
+@pytest.mark.parametrize("pair", [NEWEST], indirect=True, scope="module")
 def test_what_was_said_while_this_server_was_not_in_the_room_is_none_of_its_gaps(
     pair: Pair,
 ) -> None:

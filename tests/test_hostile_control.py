@@ -20,9 +20,7 @@ from tests.harness.losing import everywhere, lose, lose_state
 from tests.harness.repairing import diagnosis, dry_run, finished, health, repair, start
 from tests.harness.waiting import wait_for
 
-pytestmark = pytest.mark.parametrize(
-    "pair", [flavours.NEWEST, flavours.Flavour(b="oldest").param(pytest.mark.slow)], indirect=True
-)
+pytestmark = pytest.mark.parametrize("pair", [flavours.NEWEST, flavours.SLOW_OLDEST], indirect=True)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from tests.harness.repairing import diagnosis, dry_run, health, repair
 from tests.harness.syncing import SyncedRoom
 from tests.harness.waiting import wait_for
 
-pytestmark = pytest.mark.parametrize("pair", [flavours.NEWEST, flavours.OLDEST], indirect=True)
+pytestmark = pytest.mark.parametrize("pair", [flavours.NEWEST, flavours.SLOW_OLDEST], indirect=True)
 
 
 @pytest.fixture(params=["10", "12"])

@@ -20,7 +20,7 @@ from tests.harness import compare
 from tests.harness.client import Client, JsonDict, quoted
 from tests.harness.compare import differences
 from tests.harness.federation import Pair, Room
-from tests.harness.flavours import Flavour
+from tests.harness.flavours import NEWEST, SLOW_OLDEST_ON_POSTGRES
 from tests.harness.forging import Forger
 from tests.harness.losing import everywhere, lose_state, settled
 from tests.harness.repairing import diagnosis, dry_run, finished, health, repair
@@ -29,7 +29,7 @@ TEXT = {"msgtype": "m.text", "body": "Late, but welcome"}
 
 _BOTH = pytest.mark.parametrize(
     "pair",
-    [Flavour().param(), Flavour(b="oldest", database="postgres").param()],
+    [NEWEST, SLOW_OLDEST_ON_POSTGRES],
     indirect=True,
     scope="module",
 )

@@ -20,7 +20,7 @@ from synapse_rejection_repair.adapter.watchstore import KEPT
 from tests.harness.brake import brake
 from tests.harness.client import Client
 from tests.harness.federation import Pair, Room, running
-from tests.harness.flavours import NEWEST, Flavour
+from tests.harness.flavours import NEWEST, SLOW_OLDEST_ON_POSTGRES, Flavour
 from tests.harness.hostile import HostilePeer
 from tests.harness.incident import make_incident, promote
 from tests.harness.installs import INSTALLS
@@ -142,7 +142,7 @@ def _silence(server: Server) -> None:
     file.write_text(yaml.safe_dump(config))
 
 
-FLAVOURS = [NEWEST, Flavour(b="oldest", database="postgres").param()]
+FLAVOURS = [NEWEST, SLOW_OLDEST_ON_POSTGRES]
 everywhere = pytest.mark.parametrize("world", FLAVOURS, indirect=True)
 newest = pytest.mark.parametrize("world", [NEWEST], indirect=True)
 

@@ -36,9 +36,11 @@ NEWEST = Flavour().param()
 OLDEST = Flavour(b="oldest").param()
 POSTGRES = Flavour(database="postgres").param()
 
+SLOW_OLDEST = Flavour(b="oldest").param(pytest.mark.slow)
+SLOW_POSTGRES = Flavour(database="postgres").param(pytest.mark.slow)
+SLOW_OLDEST_ON_POSTGRES = Flavour(b="oldest", database="postgres").param(pytest.mark.slow)
+
 ALL = (NEWEST, OLDEST, POSTGRES)
 
-BOTH_DATABASES = pytest.mark.parametrize(
-    "braked", [NEWEST, Flavour(database="postgres").param(pytest.mark.slow)], indirect=True
-)
+BOTH_DATABASES = pytest.mark.parametrize("braked", [NEWEST, SLOW_POSTGRES], indirect=True)
 """For tests that ask for the `braked` pair, and take their time."""

@@ -30,8 +30,8 @@ from tests.harness.waiting import wait_for
 # Without the module: what is tested here must not depend on what it is there to test.
 FLAVOURS = [
     Flavour(repair=False).param(),
-    Flavour(a="oldest", b="newest", database="postgres", repair=False).param(),
-    Flavour(b="oldest", repair=False).param(),
+    Flavour(a="oldest", b="newest", database="postgres", repair=False).param(pytest.mark.slow),
+    Flavour(b="oldest", repair=False).param(pytest.mark.slow),
 ]
 
 
