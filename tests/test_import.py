@@ -357,12 +357,13 @@ def test_a_third_server_gets_the_history_from_us(tmp_path: Path) -> None:
 
 def test_nothing_is_believed(tmp_path: Path) -> None:
     with old_world(tmp_path, "11") as world:
-        said, forged, lost, broken, moved, slandered = (
-            world.messages[n] for n in (10, 14, 16, 18, 20, 22)
+        said, forged, lost, broken, moved, slandered, deep = (
+            world.messages[n] for n in (10, 14, 16, 18, 20, 22, 24)
         )
         tamper(world, said, lambda t: t.replace("Wörd10", "Lies10").replace("W\\u00f6rd10", "Lies"))
         tamper(world, forged, lambda t: t.replace("@alice", "@mallo"))
         tamper(world, broken, lambda t: t[: len(t) // 2])
+        tamper(world, deep, lambda t: '{"a":' * 50_000 + "1" + "}" * 50_000)
         tamper(world, moved, lambda t: t.replace(world.room_id, "!other:example.org"))
         world.a.database.execute("DELETE FROM event_json WHERE event_id = ?", lost)
         tamper(
@@ -371,26 +372,27 @@ def test_nothing_is_believed(tmp_path: Path) -> None:
             lambda t: re.sub(r'"ed25519:[^"]*": *"[^"]*"', '"ed25519:x": "AAAA"', t),
         )
         summary = world.dry_run()
-        # The two without JSON and the one of another id do not arrive.
+        # The three without JSON and those of another id do not arrive.
         theirs = accepted(world.a, world.room_id)
         here = accepted(world.b, world.room_id)
-        assert (summary["bad_hash"], summary["unreadable"]) == (3, 2)
-        assert summary["to_import"] == len(theirs - here) - 4
+        assert (summary["bad_hash"], summary["unreadable"]) == (3, 3)
+        assert summary["to_import"] == len(theirs - here) - 5
 
         job = world.import_room(verify_signatures=True)
         assert job["status"] == "complete", job
-        assert job["skipped"] == {"bad_event_id": 2, "missing_json": 2, "unknown_key": 1}
+        assert job["skipped"] == {"bad_event_id": 2, "missing_json": 3, "unknown_key": 1}
         listed = world.bob.repair_api("GET", job_path(job["import_id"]) + "/skipped")
         assert {s["event_id"]: s["reason"] for s in listed["skipped"]} == {
             forged: "bad_event_id",
             moved: "bad_event_id",
             lost: "missing_json",
             broken: "missing_json",
+            deep: "missing_json",
             slandered: "unknown_key",
         }
-        assert listed["total"] == 5
+        assert listed["total"] == 6
         ours = accepted(world.b, world.room_id)
-        assert theirs - ours == {forged, lost, broken, moved, slandered}
+        assert theirs - ours == {forged, lost, broken, moved, slandered, deep}
         assert "body" not in world.bob.event(world.room_id, said)["content"]
         assert not world.b.rejected(world.room_id)
         assert untouched(world.b, world.bob, world.room_id) == world.facts
@@ -401,14 +403,21 @@ def test_nothing_is_believed(tmp_path: Path) -> None:
 
 
 def test_gaps_of_the_old_server(tmp_path: Path) -> None:
+    first = []
+
     def purge(world: OldWorld) -> None:
         # As Synapse's own purge of history leaves it: what was before is gone, and the
-        # state that it set is kept as outliers.
-        world.alice.admin(
-            "POST",
-            f"/v1/purge_history/{world.room_id}/{world.messages[30]}",
-            delete_local_events=True,
-        )
+        # state that it set is kept as outliers. What comes first then is somebody's new name,
+        # which only somebody who was in the room before can have taken.
+        r, anna = world.room_id, world.anna
+        world.alice.send_state(r, "m.room.join_rules", {"join_rule": "invite"})
+        member = {"membership": "join", "displayname": "Anna the Second"}
+        first.append(anna.send_state(r, "m.room.member", member, anna.user_id))
+        world.alice.send_state(r, "m.room.join_rules", {"join_rule": "public"})
+        live(world, 36)
+        # It would give A back what A has purged.
+        world.c.stop()
+        world.alice.admin("POST", f"/v1/purge_history/{r}/{first[0]}", delete_local_events=True)
         wait_for(
             lambda: (
                 not world.a.database.query(
@@ -418,7 +427,8 @@ def test_gaps_of_the_old_server(tmp_path: Path) -> None:
             what="A to have purged",
         )
 
-    with old_world(tmp_path, "11", spoil=purge) as world:
+    with old_world(tmp_path, "11", messages=12, spoil=purge) as world:
+        make_complete(world, first[0])
         theirs, before = accepted(world.a, world.room_id), accepted(world.b, world.room_id)
         summary = world.dry_run()
         assert summary["gaps"] >= 1
@@ -426,10 +436,29 @@ def test_gaps_of_the_old_server(tmp_path: Path) -> None:
         assert (job["status"], job["skipped"]) == ("complete", {}), job
         assert theirs <= accepted(world.b, world.room_id)
         assert job["imported"] == len(theirs - before)
-        assert states(world.b, theirs) == states(world.a, theirs)
+        # At its join, B could not check what C had signed.
+        arrived = theirs - before
+        assert states(world.b, arrived) == states(world.a, arrived)
         assert signed(world.b, theirs) == signed(world.a, theirs)
         seen = [e["event_id"] for e in world.bob.messages(world.room_id)]
         assert [i for i in seen if i in theirs] == [i for i in world.order if i in theirs]
+
+
+def make_complete(world: OldWorld, event_id: str) -> None:
+    """Makes the state group of an event of A's one without another before it.
+
+    So it is once the one before has been deleted, which Synapse does some time after a purge.
+    """
+    a = world.a.database
+    group = a.value("SELECT state_group FROM event_to_state_groups WHERE event_id = ?", event_id)
+    (state,) = states(world.a, {event_id}).values()
+    a.execute("DELETE FROM state_group_edges WHERE state_group = ?", group)
+    a.execute("DELETE FROM state_groups_state WHERE state_group = ?", group)
+    a.execute_many(
+        "INSERT INTO state_groups_state (state_group, room_id, type, state_key, event_id)"
+        " VALUES (?, ?, ?, ?, ?)",
+        [(group, world.room_id, type_, key, one) for (type_, key), one in state.items()],
+    )
 
 
 def test_databases_that_cannot_be_read(tmp_path: Path) -> None:

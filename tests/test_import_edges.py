@@ -6,8 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.harness.database import SqliteDatabase
 from tests.harness.hostile import HostilePeer
+from tests.harness.installs import INSTALLS
+from tests.harness.postgres import Postgres
+from tests.harness.server import Server
 from tests.harness.waiting import wait_for
 from tests.oldworld import OldWorld, accepted, live, old_world, signed, states, untouched
 
@@ -74,6 +79,11 @@ def test_hidden_soft_failed_and_rejected(tmp_path: Path) -> None:
         alice.send_message(r, "Peace")
 
     with old_world(tmp_path, "11", messages=12, spoil=spoil) as world:
+        # As if somebody had scrolled up to what follows it, while there were servers to ask.
+        world.b.database.execute(
+            "INSERT INTO event_backward_extremities (event_id, room_id) VALUES (?, ?)",
+            *(special["rejected"], world.room_id),
+        )
         theirs, before = accepted(world.a, world.room_id), accepted(world.b, world.room_id)
         summary = world.dry_run()
         assert summary["hidden_by_visibility"] == 2, "the message, and the event that hides it"
@@ -185,21 +195,74 @@ def test_rejected_outliers_are_decided_anew(tmp_path: Path) -> None:
 
 def hold_as_outlier(world: OldWorld, event_id: str) -> None:
     """Lets B have an event of A's as if it had been part of what it was given at its join."""
-    assert isinstance(world.a.database, SqliteDatabase)
     ordering = world.b.database.value("SELECT MIN(stream_ordering) FROM events") - 1
-    for table, changed in (
-        ("events", {"outlier": True, "stream_ordering": ordering}),
-        ("event_json", {}),
-    ):
-        with world.a.database.connect() as connection:
-            cursor = connection.cursor()
-            cursor.execute(f"SELECT * FROM {table} WHERE event_id = ?", (event_id,))
-            names = [column[0] for column in cursor.description]
-            row = {**dict(zip(names, cursor.fetchone(), strict=True)), **changed}
-        marks = ", ".join("?" for _ in row)
-        world.b.database.execute(
-            f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", *row.values()
-        )
+    write_like(world, event_id, world.b, "events", outlier=True, stream_ordering=ordering)
+    write_like(world, event_id, world.b, "event_json")
+
+
+def write_like(world: OldWorld, event_id: str, to: Server, table: str, /, **changed: Any) -> None:
+    """Writes the row that A has of an event into a server's database, some of it changed."""
+    assert isinstance(world.a.database, SqliteDatabase)
+    with world.a.database.connect() as connection:
+        cursor = connection.cursor()
+        cursor.execute(f"SELECT * FROM {table} WHERE event_id = ?", (event_id,))
+        names = [column[0] for column in cursor.description]
+        row = {**dict(zip(names, cursor.fetchone(), strict=True)), **changed}
+    marks = ", ".join("?" for _ in row)
+    to.database.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", *row.values())
+
+
+@pytest.mark.parametrize(
+    "install",
+    [
+        pytest.param("oldest", marks=pytest.mark.oldest),
+        pytest.param("newest", marks=pytest.mark.slow),
+    ],
+)
+def test_what_was_redacted_since_relates_to_nothing(tmp_path: Path, install: str) -> None:
+    """B has the redactions of a reaction, a reply and an edit before it has these."""
+    related: list[str] = []
+
+    def relate(world: OldWorld) -> None:
+        r, alice = world.room_id, world.alice
+        related.append(alice.react(r, world.messages[0], "👎"))
+        related.append(alice.send_in_thread(r, world.messages[1], "Never mind"))
+        related.append(alice.edit(r, world.messages[2], "Nothing"))
+
+    with old_world(tmp_path, "11", messages=6, b_install=INSTALLS[install], spoil=relate) as world:
+        world.a.start()
+        redactions = [world.alice.redact(world.room_id, event_id) for event_id in related]
+        for redaction in redactions:
+            world.b.wait_for_event(redaction)
+        world.a.stop()
+        job = world.import_room()
+        assert (job["status"], job["skipped"]) == ("complete", {}), job
+        relations = "SELECT event_id, relates_to_id, relation_type FROM event_relations"
+        theirs = sorted(world.a.database.query(relations))
+        assert not set(related) & {event_id for event_id, *_ in theirs}
+        assert sorted(world.b.database.query(relations)) == theirs
+        assert world.b.errors_in_log() == []
+
+
+@pytest.mark.postgres
+def test_nul_that_postgres_cannot_store(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """One event that cannot be stored is left out: the rest arrives."""
+    odd: list[str] = []
+    postgres: Postgres = request.getfixturevalue("postgres")
+
+    def react(world: OldWorld) -> None:
+        odd.append(world.alice.react(world.room_id, world.messages[0], "a\0b"))
+        world.alice.send_message(world.room_id, "NUL in a text \0 is none in a column")
+
+    with old_world(
+        tmp_path, "11", messages=6, b_database=postgres.create_database(), spoil=react
+    ) as world:
+        theirs = accepted(world.a, world.room_id)
+        assert world.dry_run()["unreadable"] == 1
+        job = world.import_room()
+        assert (job["status"], job["skipped"]) == ("complete", {"malformed": 1}), job
+        assert theirs - accepted(world.b, world.room_id) == set(odd)
+        assert world.b.errors_in_log() == []
 
 
 def test_the_room_goes_on_meanwhile(tmp_path: Path) -> None:
@@ -258,6 +321,33 @@ def test_swapped_and_strange_events(tmp_path: Path) -> None:
     def spoil(world: OldWorld) -> None:
         other = world.alice.create_room("11")
         strange["room"], strange["event"] = other, world.alice.send_message(other, "Elsewhere")
+        # On which Synapse's own rules stumble.
+        tip = world.alice.send_message(world.room_id, "Before it")
+        sees, alice = HostilePeer(world.a, world.room_id), world.alice.user_id
+        pdu, strange["invite"] = sees.forge(
+            "m.room.member",
+            alice,
+            {"membership": "invite", "third_party_invite": 5},
+            state_key="@guest:example.org",
+            prev_events=[tip],
+            auth_events=json.loads(
+                world.a.database.value("SELECT json FROM event_json WHERE event_id = ?", tip)
+            )["auth_events"],
+        )
+        a = world.a
+        write_like(world, tip, a, "event_to_state_groups", event_id=strange["invite"])
+        write_like(world, tip, a, "event_json", event_id=strange["invite"], json=json.dumps(pdu))
+        write_like(
+            world,
+            tip,
+            a,
+            "events",
+            event_id=strange["invite"],
+            stream_ordering=-7,
+            type="m.room.member",
+            topological_ordering=pdu["depth"],
+            depth=pdu["depth"],
+        )
 
     with old_world(tmp_path, "11", messages=12, spoil=spoil) as world:
         a = world.a.database
@@ -279,9 +369,11 @@ def test_swapped_and_strange_events(tmp_path: Path) -> None:
         job = world.import_room()
         assert (job["status"], job["skipped"]) == (
             "complete",
-            {"bad_event_id": 2, "other_room": 1},
+            {"bad_event_id": 2, "other_room": 1, "auth_events": 1},
         ), job
-        assert theirs - accepted(world.b, world.room_id) == {one, two, strange["event"]}
+        assert theirs - accepted(world.b, world.room_id) == {
+            *(one, two, strange["event"], strange["invite"])
+        }
         assert job["imported"] == summary["to_import"]
         assert untouched(world.b, world.bob, world.room_id) == world.facts
         assert world.b.errors_in_log() == []

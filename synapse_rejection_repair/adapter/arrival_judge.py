@@ -112,10 +112,11 @@ class ArrivalJudge:
 
     async def _context_at_gap(self, admitted: Admitted) -> EventContext | None:
         """The state at an event that follows events that nobody has, as the source has it."""
-        state = dict(await self._source.state_before(admitted.source))
-        unknown = await self._rooms.unknown_events(self._room_id, list(state.values()))
+        cited = list((await self._source.state_before(admitted.source)).values())
+        unknown = await self._rooms.unknown_events(self._room_id, cited)
         lost = set(await self._outliers.bring(unknown))
-        state = {key: event_id for key, event_id in state.items() if event_id not in lost}
+        # Under what they are, not under what the source says that they are.
+        state = await self._rooms.state_of([i for i in cited if i not in lost])
         return await self._states.given(admitted.event, state) if state else None
 
 

@@ -11,9 +11,14 @@ from synapse.server import HomeServer
 
 from synapse_rejection_repair.adapter.admission import Admission, Admitted
 from synapse_rejection_repair.adapter.arrival_checker import ArrivalChecker, node_of
+from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.dag import in_order
 from synapse_rejection_repair.domain.model import Check, Outcome
+from synapse_rejection_repair.ports import Clock
 from synapse_rejection_repair.ports_imports import Source
+
+_AT_ONCE = 200
+"""How many events are brought at once, besides those that they cite in turn."""
 
 
 class ArrivalOutliers:
@@ -24,6 +29,7 @@ class ArrivalOutliers:
         admission: verifies events.
         checker: runs the authorization rules.
         source: the old database.
+        clock: lets the server breathe.
         room_id: the room.
         room_version: its version's identifier.
         keys_from: check signatures too, with the keys of this source.
@@ -35,6 +41,7 @@ class ArrivalOutliers:
         admission: Admission,
         checker: ArrivalChecker,
         source: Source,
+        clock: Clock,
         room_id: str,
         room_version: str,
         keys_from: Source | None,
@@ -44,6 +51,7 @@ class ArrivalOutliers:
         self._admission = admission
         self._checker = checker
         self._source = source
+        self._clock = clock
         self._room_id = room_id
         self._room_version = room_version
         self._keys_from = keys_from
@@ -54,6 +62,13 @@ class ArrivalOutliers:
         They are part of a state at which the source has a gap, or cited by an event after
         it: the source itself has no state at them.
         """
+        brought, unavailable = set[str](), list[str]()
+        # Not at once: they may be the whole state of a large room.
+        for some in batches(event_ids, _AT_ONCE):
+            unavailable += await self._bring([i for i in some if i not in brought], brought)
+        return unavailable
+
+    async def _bring(self, event_ids: Collection[str], brought: set[str]) -> list[str]:
         wanted, found = set(event_ids), dict[str, Admitted]()
         unavailable: set[str] = set()
         while wanted:
@@ -75,10 +90,12 @@ class ArrivalOutliers:
             if verdict.outcome is Outcome.UNKNOWN or verdict.check is Check.VALIDITY:
                 unavailable.add(node.event_id)
                 continue
+            await self._clock.breathe()
             context = EventContext.for_outlier(self._storage)
             if not verdict.accepted:
                 context.rejected = RejectedReason.AUTH_ERROR
             self._checker.keep(event, not verdict.accepted)
+            brought.add(node.event_id)
             pairs.append((event, context))
         if pairs:
             await self._federation.persist_events_and_notify(self._room_id, pairs, backfilled=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import attr
+from synapse.api.constants import EventTypes
 from synapse.server import HomeServer
 from synapse.storage.database import LoggingTransaction
 
@@ -15,7 +16,7 @@ from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.jobstore import SynapseJobStore
 from synapse_rejection_repair.adapter.journal import journal
 from synapse_rejection_repair.adapter.skipped import SKIPPED
-from synapse_rejection_repair.adapter.takeaway import TakenAway, take_away
+from synapse_rejection_repair.adapter.takeaway import TakenAway, delete, take_away
 from synapse_rejection_repair.domain.imports import (
     ImportJob,
     ImportProgress,
@@ -28,6 +29,13 @@ from synapse_rejection_repair.errors import NotInRoom
 from synapse_rejection_repair.ports import Clock
 
 Jobs = SynapseJobStore[ImportRequest, ImportProgress]
+
+_SEARCHED = frozenset({EventTypes.Message, EventTypes.Name, EventTypes.Topic})
+"""The types of events that can be searched for.
+
+`PersistEventsStore._update_metadata_tables_txn` (read in Synapse 1.151.0 and 1.163.2) has no others
+in the search index.
+"""
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)
@@ -127,7 +135,8 @@ class ArrivalStore:
             self._store._invalidate_cache_and_stream_bulk(
                 txn, self._store._get_state_group_for_event, [(i,) for i in event_ids]
             )
-            return take_away(txn, self._room_id, event_ids, event_ids, job.job_id, "import", now)
+            searched = [i for i in event_ids if events[i].admitted.event.type in _SEARCHED]
+            return take_away(txn, self._room_id, event_ids, searched, job.job_id, "import", now)
 
         anew = [
             i
@@ -144,6 +153,10 @@ class ArrivalStore:
 
         def stored(txn: LoggingTransaction, event_ids: Collection[str]) -> None:
             self._require_room(txn)
+            # Synapse sees to this for accepted events alone: clients would ask others for these.
+            rejected = [i for i in event_ids if events[i].context.rejected]
+            if rejected:
+                delete(txn, "event_backward_extremities", rejected)
             progress.note(txn, event_ids)
 
         with (

@@ -48,6 +48,7 @@ class ArrivalHooks:
         # Any: its methods are put over on this object, some of which not every Synapse has.
         persist_events: Any = hs.get_datastores().persist_events
         assert persist_events is not None
+        self._persist_events = persist_events
         self._id_gen = persist_events._backfill_id_gen
 
         self._persist_txn = persist_events._persist_events_txn
@@ -102,6 +103,8 @@ class ArrivalHooks:
         self._persist_txn(txn, **kwargs)
         if not ours:
             return
+        if self._redact_txn is None:
+            self._forget_redacted_relations(txn, ours)
         if self._replicates:
             self._tell_workers(txn, ours)
         stored: dict[Stored, list[str]] = {}
@@ -109,6 +112,21 @@ class ArrivalHooks:
             stored.setdefault(arrival.stored, []).append(event_id)
         for callback, event_ids in stored.items():
             callback(txn, event_ids)
+
+    def _forget_redacted_relations(
+        self, txn: LoggingTransaction, ours: Mapping[str, _Arrival]
+    ) -> None:
+        """Takes the relations of what was redacted before it arrived away, as newer Synapses do."""
+        clause, args = make_in_list_sql_clause(txn.database_engine, "r.redacts", ours)
+        txn.execute(
+            "SELECT DISTINCT r.redacts, e.room_id FROM redactions AS r"
+            " INNER JOIN events AS e ON e.event_id = r.event_id"
+            " INNER JOIN events AS t ON t.event_id = r.redacts AND t.room_id = e.room_id"
+            f" WHERE {clause}",
+            args,
+        )
+        for redacted, room_id in txn.fetchall():
+            self._persist_events._handle_redact_relations(txn, room_id, redacted)
 
     def _tell_workers(self, txn: LoggingTransaction, ours: Mapping[str, _Arrival]) -> None:
         """Sends the events to the other processes under the orderings that Synapse gave them.

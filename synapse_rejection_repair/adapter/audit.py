@@ -23,6 +23,11 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ),
     (
         "synapse.storage.databases.main.events",
+        "PersistEventsStore._handle_redact_relations",
+        ("txn", "room_id", "redacted_event_id"),
+    ),
+    (
+        "synapse.storage.databases.main.events",
         "PersistEventsStore._update_forward_extremities_txn",
         ("txn", "room_id", "new_forward_extremities", "max_stream_order"),
     ),

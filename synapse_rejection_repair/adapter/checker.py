@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from synapse.api.constants import EventTypes, Membership
 from synapse.api.errors import AuthError, EventSizeError, SynapseError
@@ -32,6 +32,9 @@ from synapse_rejection_repair.domain.model import (
 )
 from synapse_rejection_repair.errors import StepFailed
 from synapse_rejection_repair.ports import Checker, Clock, StateLookup
+
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
+"""What Synapse raises, besides its own errors, of an event that is not formed as it expects."""
 
 
 class EventChecker(Checker):
@@ -154,44 +157,29 @@ class EventChecker(Checker):
                 f"Not known to this server, but cited by the event: {', '.join(missing)}",
             )
         if force:
-            await self._run_rules_for_their_marks(event, auth_events)
+            # The rules for redactions mark the event for a look at the redacted event's sender.
+            _refusal(event, auth_events.values())
             return ACCEPTED
         try:
             await check_state_independent_auth_rules(self._store, event, auth_events)
-            check_state_dependent_auth_rules(event, auth_events.values())
-        except AuthError as e:
-            return Verdict(Outcome.REJECT, Check.AUTH_EVENTS, e.msg)
-        return ACCEPTED
-
-    async def _run_rules_for_their_marks(
-        self, event: EventBase, auth_events: Mapping[str, EventBase]
-    ) -> None:
-        # The rules for redactions mark the event for a look at the redacted event's sender.
-        try:
-            check_state_dependent_auth_rules(event, auth_events.values())
-        except AuthError:
-            return
+        except (SynapseError, *MALFORMED) as e:
+            return Verdict(Outcome.REJECT, Check.AUTH_EVENTS, _words(e))
+        error = _refusal(event, auth_events.values())
+        return Verdict(Outcome.REJECT, Check.AUTH_EVENTS, error) if error else ACCEPTED
 
     async def _check_state_before(self, event: EventBase, state_before: StateLookup) -> Verdict:
         state = await state_before(auth_types_for_event(self._room_version, event))
         calculated = self._compute_auth_events(event, dict(state), for_verification=True)
         if Counter(event.auth_event_ids()) == Counter(calculated):
             return ACCEPTED
-        try:
-            check_state_dependent_auth_rules(event, await self.known.accepted(calculated))
-        except AuthError as e:
-            return Verdict(Outcome.REJECT, Check.STATE_BEFORE, e.msg)
-        return ACCEPTED
+        error = _refusal(event, await self.known.accepted(calculated))
+        return Verdict(Outcome.REJECT, Check.STATE_BEFORE, error) if error else ACCEPTED
 
     @override
     async def soft_fails(self, node: Node, current: StateLookup) -> str | None:
         event = self._batch[node.event_id]
         state = await current(self.auth_keys(node))
-        try:
-            check_state_dependent_auth_rules(event, await self.known.accepted(state.values()))
-        except AuthError as e:
-            return e.msg
-        return None
+        return _refusal(event, await self.known.accepted(state.values()))
 
     @override
     async def banned(self, user_id: str, current: StateLookup) -> bool:
@@ -203,6 +191,19 @@ class EventChecker(Checker):
     async def not_accepted(self, event_ids: Collection[str]) -> list[str]:
         accepted = {event.event_id for event in await self.known.accepted(event_ids)}
         return [i for i in event_ids if i not in accepted]
+
+
+def _refusal(event: EventBase, state: Iterable[EventBase]) -> str | None:
+    """Why the rules that depend on some events refuse another; `None` if they do not."""
+    try:
+        check_state_dependent_auth_rules(event, state)
+    except (SynapseError, *MALFORMED) as e:
+        return _words(e)
+    return None
+
+
+def _words(error: Exception) -> str:
+    return error.msg if isinstance(error, SynapseError) else "It is not formed as the rules expect"
 
 
 def _validity(event: EventBase) -> Verdict | None:

@@ -98,6 +98,18 @@ class Database:
 
         return await self.run(desc, query)
 
+    async def ids(self, desc: str, sql: str, args: Sequence[object] = ()) -> list[str]:
+        """The one column of a query's rows: a row for each of very many would hold the reactor."""
+
+        def query(txn: LoggingTransaction) -> list[str]:
+            txn.execute(sql, args)
+            found: list[str] = []
+            while rows := txn.fetchmany(_PORTION):
+                found += [event_id for (event_id,) in rows]
+            return found
+
+        return await self.run(desc, query)
+
     async def rows_of(
         self, desc: str, sql: str, ids: Collection[str], column: str, *, tail: str = ""
     ) -> list[tuple[Any, ...]]:

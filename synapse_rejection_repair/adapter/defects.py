@@ -218,10 +218,13 @@ class DefectScan:
         """
         if isinstance(self.database.engine, PostgresEngine):
             return None
-        rows = await self.database.rows(
-            "scan_search_index", "SELECT event_id FROM event_search WHERE room_id = ?", (room_id,)
-        )
-        return {event_id for (event_id,) in rows}
+
+        def read(txn: LoggingTransaction) -> set[str]:
+            txn.execute("SELECT event_id FROM event_search WHERE room_id = ?", (room_id,))
+            # One by one: nothing else runs while many are hashed in one piece.
+            return {event_id for (event_id,) in txn}
+
+        return await self.database.run("scan_search_index", read)
 
     async def _follows(
         self, group: int, prev_group: int, key: StateKey | None, event_id: str | None

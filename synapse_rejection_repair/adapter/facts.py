@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from itertools import chain
 
 from typing_extensions import override
 
@@ -61,7 +62,7 @@ class SynapseFacts(FactsReader):
             defects = {**defects, Finding.STALE_STATE: stale_ids}
         damaged = {i for finding in DAMAGE for i in defects.get(finding, ())}
         suspects = await read_nodes(
-            self._database, {*damaged, *await self._rejected_ids(room_id)}, damaged=damaged
+            self._database, chain(damaged, await self._rejected_ids(room_id)), damaged=damaged
         )
         soft = await self._soft_failed(room_id, version, suspects, scan)
         stale = await self._others(defects.get(Finding.STALE_STATE, ()), suspects)
@@ -91,13 +92,12 @@ class SynapseFacts(FactsReader):
         )
 
     async def _rejected_ids(self, room_id: str) -> list[str]:
-        rows = await self._database.rows(
+        return await self._database.ids(
             "rejected_ids",
             "SELECT e.event_id FROM rejections AS r INNER JOIN events AS e USING (event_id)"
             " WHERE e.room_id = ?",
             (room_id,),
         )
-        return [event_id for (event_id,) in rows]
 
     async def _soft_failed(
         self, room_id: str, version: str, suspects: NodeTable, scan: bool
@@ -110,7 +110,7 @@ class SynapseFacts(FactsReader):
 
         Of what they accepted the state events alone: the rest changes nobody's state.
         """
-        rows = await self._database.rows(
+        return await self._database.ids(
             "unfinished",
             f"SELECT j.event_id FROM {JOBS} AS job"
             f" INNER JOIN {JOURNAL} AS j ON j.job_id = job.job_id"
@@ -122,10 +122,9 @@ class SynapseFacts(FactsReader):
             "   AND later.created_ts > job.created_ts)",
             (Action.RESTATE.value, Action.RECEIVE.value, room_id),
         )
-        return [event_id for (event_id,) in rows]
 
     async def _others(self, event_ids: Iterable[str], suspects: Collection[str]) -> NodeTable:
-        return await read_nodes(self._database, [i for i in event_ids if i not in suspects])
+        return await read_nodes(self._database, (i for i in event_ids if i not in suspects))
 
 
 def _without_hidden(

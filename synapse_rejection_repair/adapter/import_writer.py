@@ -79,7 +79,7 @@ class SynapseImportWriter(ImportWriter):
         self._checker = ArrivalChecker(checker, groups.entries)
         self._states = ArrivalStates(hs, dag, groups)
         outliers = ArrivalOutliers(
-            hs, admission, self._checker, source, room_id, room_version, self._keys_from
+            hs, admission, self._checker, source, clock, room_id, room_version, self._keys_from
         )
         self._judge = ArrivalJudge(self._checker, self._states, outliers, rooms, source, room_id)
         self._store = ArrivalStore(hs, database, hooks, arrivals, jobs, clock, room_id)
@@ -97,7 +97,7 @@ class SynapseImportWriter(ImportWriter):
         lacking = count - sum(high - low + 1 for low, high in reserved)
         if lacking > 0:
             reserved = tuple(sorted((*reserved, *await self._reserve(lacking))))
-            lowest = lowest or reserved[0][0]
+            lowest = reserved[0][0]
         return await self._jobs.save(job.with_progress(reserved=reserved, lowest=lowest))
 
     async def _taken(self, stream_ordering: int | None) -> bool:

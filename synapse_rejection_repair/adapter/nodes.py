@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from synapse.storage._base import db_to_json
@@ -26,13 +26,13 @@ _NODE_SQL = """
 
 
 async def read_nodes(
-    database: Database, event_ids: Collection[str], *, damaged: Collection[str] = ()
+    database: Database, event_ids: Iterable[str], *, damaged: Collection[str] = ()
 ) -> NodeTable:
     """The events of those ids as nodes, by id; unknown ids are left out.
 
     Args:
         database: Synapse's.
-        event_ids: the events.
+        event_ids: the events; some may be there twice.
         damaged: those that are marked as damaged, where they are not rejected.
     """
     nodes = NodeTable()
@@ -43,7 +43,7 @@ async def read_nodes(
         # Decoded here, in the database's thread, so as not to hold up the reactor.
         return [_node(row, damaged) for row in txn]
 
-    for batch in batches(dict.fromkeys(event_ids), _AT_ONCE):
+    for batch in batches(event_ids, _AT_ONCE):
         for node in await database.run("read_nodes", read, batch):
             nodes.add(node)
     return nodes

@@ -80,6 +80,16 @@ class SynapseRooms(RoomReader):
         known = {event_id for event_id, found in rows if found == room_id}
         return [event_id for event_id in event_ids if event_id not in known]
 
+    async def state_of(self, event_ids: Collection[str]) -> StateIds:
+        """The state that stored events make up; those that are no state events are left out."""
+        rows = await self._database.rows_of(
+            "state_of",
+            "SELECT type, state_key, event_id FROM state_events WHERE",
+            event_ids,
+            "event_id",
+        )
+        return {(type_, state_key): event_id for type_, state_key, event_id in rows}
+
     @override
     async def position(self, room_id: str) -> int:
         ((newest,),) = await self._database.rows(

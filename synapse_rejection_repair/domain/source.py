@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import attr
 
@@ -58,6 +58,13 @@ class SourceEvent:
         return _references(self.pdu, "auth_events")
 
     @property
+    def replaces(self) -> str | None:
+        """The event in whose place in the state it came, as the source noted it."""
+        unsigned = None if self.pdu is None else self.pdu.get("unsigned")
+        replaced = unsigned.get("replaces_state") if isinstance(unsigned, dict) else None
+        return replaced if _is_id(replaced) else None
+
+    @property
     def encrypted(self) -> bool:
         """Whether only those can read it who kept the keys."""
         return self.pdu is not None and self.pdu.get("type") == "m.room.encrypted"
@@ -69,7 +76,16 @@ def _references(pdu: Mapping[str, Any] | None, field: str) -> list[str]:
     if not isinstance(found, list):
         return []
     ids = [r[0] if isinstance(r, list) and r else r for r in found]
-    return [i for i in ids if isinstance(i, str)]
+    return [i for i in ids if _is_id(i)]
+
+
+def _is_id(value: object) -> TypeGuard[str]:
+    # No database can be asked for NUL or lone surrogates.
+    return (
+        isinstance(value, str)
+        and "\0" not in value
+        and not any("\ud800" <= character <= "\udfff" for character in value)
+    )
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)

@@ -162,6 +162,6 @@ class SourceDatabase:
 def _object(text: object) -> dict[str, Any] | None:
     try:
         value = json.loads(text) if isinstance(text, (str, bytes)) else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

@@ -42,8 +42,13 @@ class StateTables:
             event.state_group: {(event.pdu.get("type"), event.pdu["state_key"]): event.event_id}
         }:
             return self._state(edges[event.state_group])
+        # Where the state before was purged, the event still says what it has replaced.
         state = self._state(event.state_group)
-        return {key: event_id for key, event_id in state.items() if event_id != event.event_id}
+        return {
+            key: event_id
+            for key, found in state.items()
+            if (event_id := event.replaces if found == event.event_id else found) is not None
+        }
 
     def groups_before(self, events: Sequence[SourceEvent]) -> dict[str, int]:
         """The state groups before those of its events of which it knows one."""

@@ -172,16 +172,21 @@ def test_state_before_events(place: Any) -> None:
     old.event("$m", 1, 1, group=2)
     old.event("$t2", 2, 2, text=topic, group=2)
     old.event("$t3", 3, 3, text=topic, group=3)
-    old.event("$none", 4, 4)
+    # That one says what it has replaced.
+    said = '{"type": "m.room.topic", "state_key": "", "unsigned": {"replaces_state": "$t3"}}'
+    old.state(4, None, ("m.room.create", "", "$create"), ("m.room.topic", "", "$t4"))
+    old.event("$t4", 4, 4, text=said, group=4)
+    old.event("$none", 5, 5)
     database = old.opened_on(place)
-    message, second, third, none = database.history("!r:x", BEGINNING, 9)
+    message, second, third, fourth, none = database.history("!r:x", BEGINNING, 9)
     create = {("m.room.create", ""): "$create"}
     assert database.states.state_before(message) == {**create, ("m.room.topic", ""): "$t2"}
     assert database.states.state_before(second) == {**create, ("m.room.topic", ""): "$t1"}
     assert database.states.state_before(third) == create
+    assert database.states.state_before(fourth) == {**create, ("m.room.topic", ""): "$t3"}
     assert database.states.state_before(none) == {}
     # Where what was before is not to be had, it is not guessed either.
-    before = database.states.groups_before([message, second, third, none])
+    before = database.states.groups_before([message, second, third, fourth, none])
     assert before == {"$m": 2, "$t2": 1}
 
 
