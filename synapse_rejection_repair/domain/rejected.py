@@ -13,7 +13,6 @@ from synapse_rejection_repair.domain.sorting import sorted_in_pieces, sorted_num
 RejectedRow = tuple[str, str, str, str, int, int, str]
 """Event id, room id, type, sender, `origin_server_ts`, depth, reason."""
 
-_TIME = "origin_server_ts"
 _PLACE_BITS = 32
 """How many bits of a number that is sorted are the place of a row, and not what it is sorted by."""
 
@@ -47,7 +46,7 @@ class RejectedTable:
         self._senders, self._reasons = array("i"), array("i")
         self._times, self._depths = array("q"), array("q")
         self._sorted: array[int] | None = None
-        self._by_time: array[int] | None = None
+        self._by_numbers: dict[str, array[int]] = {}
         self._orders: dict[tuple[str, str], array[int]] = {}
 
     @property
@@ -104,27 +103,32 @@ class RejectedTable:
         return Listing([self._ids[row] for row in rows], total)
 
     def prepare(self) -> None:
-        """Sorts all events by their ids and by time, which takes long: lists begin with those."""
-        self._all_by_time()
+        """Sorts all events by their ids, by time and by depth, which takes long."""
+        for column in self._numbers():
+            self._all_by(column)
 
     def _order(self, room_id: str, order_by: str) -> array[int]:
         order = self._orders.get((room_id, order_by))
         if order is None:
             room, rooms = self._words.get(room_id, -1), self._rooms
-            everywhere = self._all_by_time() if order_by == _TIME else self._all_by_id()
-            order = array("i", (row for row in everywhere if rooms[row] == room))
+            order = array("i", (row for row in self._all_by(order_by) if rooms[row] == room))
             words = {"type": self._types, "sender": self._senders, "reason": self._reasons}
-            if order_by == "depth":
-                order = _by_number(order, self._depths)
-            elif order_by in words:
+            if order_by in words:
                 order = self._by_word(order, words[order_by])
             self._orders[room_id, order_by] = order
         return order
 
-    def _all_by_time(self) -> array[int]:
-        if self._by_time is None:
-            self._by_time = _by_number(self._all_by_id(), self._times)
-        return self._by_time
+    def _numbers(self) -> Mapping[str, array[int]]:
+        return {"origin_server_ts": self._times, "depth": self._depths}
+
+    def _all_by(self, column: str) -> array[int]:
+        """All rows sorted by a column of numbers; by their ids where it is none."""
+        numbers = self._numbers().get(column)
+        if numbers is None:
+            return self._all_by_id()
+        if column not in self._by_numbers:
+            self._by_numbers[column] = _by_number(self._all_by_id(), numbers)
+        return self._by_numbers[column]
 
     def _all_by_id(self) -> array[int]:
         if self._sorted is None:
