@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -136,32 +138,39 @@ def accepted_topic(world: OldWorld) -> str:
     return bad
 
 
+@contextmanager
+def fooled_world(folder: Path) -> Iterator[tuple[OldWorld, str]]:
+    """A world with such a topic."""
+    bad: list[str] = []
+    with old_world(
+        folder, "11", messages=6, spoil=lambda world: bad.append(accepted_topic(world))
+    ) as world:
+        yield world, bad[0]
+
+
+def assert_all_but(world: OldWorld, bad: str, summary: dict[str, Any]) -> None:
+    """Imports, and looks whether all of A's events arrive as the dry run said, and one rejected."""
+    theirs = accepted(world.a, world.room_id) - {bad}
+    job = world.import_room()
+    assert (job["status"], job["skipped"]) == ("complete", {"auth_events": 1}), job
+    assert job["imported"] == summary["to_import"]
+    assert world.b.rejected(world.room_id) == {bad}
+    assert accepted(world.b, world.room_id) >= theirs
+    assert states(world.b, theirs) == states(world.a, theirs)
+
+
 def test_what_fails_the_rules_is_stored_rejected(tmp_path: Path) -> None:
     """A source that accepted what it should not have: its verdict counts for nothing."""
-    special: list[str] = []
-    with old_world(
-        tmp_path, "11", messages=6, spoil=lambda w: special.append(accepted_topic(w))
-    ) as world:
-        (bad,) = special
-        theirs = accepted(world.a, world.room_id)
+    with fooled_world(tmp_path) as (world, bad):
         summary = world.dry_run()
         assert summary["fails_auth"] == 1
-        job = world.import_room()
-        assert (job["status"], job["skipped"]) == ("complete", {"auth_events": 1}), job
-        assert job["imported"] == summary["to_import"]
-        assert world.b.rejected(world.room_id) == {bad}
-        assert accepted(world.b, world.room_id) >= theirs - {bad}
-        assert states(world.b, theirs - {bad}) == states(world.a, theirs - {bad})
+        assert_all_but(world, bad, summary)
         assert untouched(world.b, world.bob, world.room_id) == world.facts
 
 
 def test_rejected_outliers_are_decided_anew(tmp_path: Path) -> None:
     """What B was given at its join, and took for bad: nearly all of the history cites it."""
-    special: list[str] = []
-    with old_world(
-        tmp_path, "11", messages=6, spoil=lambda w: special.append(accepted_topic(w))
-    ) as world:
-        (bad,) = special
+    with fooled_world(tmp_path) as (world, bad):
         query = world.b.database.query
         ((first,),) = query(
             "SELECT event_id FROM events WHERE room_id = ? AND outlier"
@@ -181,12 +190,7 @@ def test_rejected_outliers_are_decided_anew(tmp_path: Path) -> None:
         theirs, before = accepted(world.a, world.room_id), accepted(world.b, world.room_id)
         summary = world.dry_run()
         assert (summary["to_import"], summary["fails_auth"]) == (len(theirs - before) - 1, 1)
-        job = world.import_room()
-        assert (job["status"], job["skipped"]) == ("complete", {"auth_events": 1}), job
-        assert job["imported"] == summary["to_import"]
-        assert world.b.rejected(world.room_id) == {bad}
-        assert accepted(world.b, world.room_id) >= theirs - {bad}
-        assert states(world.b, theirs - {bad}) == states(world.a, theirs - {bad})
+        assert_all_but(world, bad, summary)
         assert world.bob.event(world.room_id, first)["event_id"] == first
         assert untouched(world.b, world.bob, world.room_id) == world.facts
         assert world.import_room()["total"] == 0
