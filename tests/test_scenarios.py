@@ -174,6 +174,30 @@ def test_a_message_that_nobody_cites(room: Room) -> None:
     no_errors(room)
 
 
+def test_spam_that_was_lost_stays_hidden(room: Room) -> None:
+    incident = make_incident(room)
+    r, spam = room.room_id, incident.messages[-1]
+    room.b.stop()
+    # As Synapse marks what a policy server takes for spam, before it rejects it.
+    metadata = "SELECT internal_metadata FROM event_json WHERE event_id = ?"
+    marks = json.loads(room.b.database.value(metadata, spam))
+    room.b.database.execute(
+        "UPDATE event_json SET internal_metadata = ? WHERE event_id = ?",
+        *(json.dumps({**marks, "soft_failed": True, "policy_server_spammy": True}), spam),
+    )
+    room.b.start()
+    hidden = [e["event_id"] for e in dry_run(room.bob, r)["events"] if e["soft_failed"]]
+    assert hidden == [spam]
+    repair(room.bob, r)
+    assert room.b.rejected(r) == set()
+    assert spam not in [e["event_id"] for e in room.bob.messages(r)]
+    marks = json.loads(room.b.database.value(metadata, spam))
+    assert (marks["soft_failed"], marks["policy_server_spammy"]) == (True, True)
+    # Nor does another repair let it through.
+    assert dry_run(room.bob, r)["events"] == []
+    no_errors(room)
+
+
 def test_a_message_at_the_tip(room: Room) -> None:
     lost = lose_message(room, "Lost")
     assert compare.extremities(room.b, room.room_id) != {lost}

@@ -13,7 +13,7 @@ from tests.harness.damage import assert_whole, make_damage
 from tests.harness.federation import Room
 from tests.harness.flavours import Flavour
 from tests.harness.incident import make_incident
-from tests.harness.losing import everywhere
+from tests.harness.losing import everywhere, lose_state
 from tests.harness.repairing import diagnosis, dry_run, finished, health, progress, repair
 from tests.harness.waiting import wait_for
 from tests.openapi import Contract, Judge
@@ -35,6 +35,7 @@ _OWN = (
     "event_relations",
     "redactions",
     "event_labels",
+    "room_retention",
 )
 
 
@@ -103,7 +104,12 @@ def assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
 @flavours.BOTH_DATABASES
 def test_the_room_is_as_it_was(braked: Braked) -> None:
     room = braked.pair.room("11")
-    lost = make_damage(room, 40).lost
+    policy = {"max_lifetime": 10 * 365 * 86_400_000}
+    lost = [
+        *make_damage(room, 40).lost,
+        room.alice.send_state(room.room_id, "m.room.retention", policy),
+    ]
+    room.b.wait_for_event(lost[-1])
     unindexed = room.bob.send_message(room.room_id, "Not to be found")
     everywhere(room, unindexed)
     room.b.stop()
@@ -187,6 +193,18 @@ def test_not_once_something_builds_on_it(braked: Braked) -> None:
     answer = refused(room.bob, repaired["repair_id"])
     # What cites the power levels builds on them, as does what follows the last event.
     assert sorted(answer["events"]) == sorted([ours, theirs])
+    assert_whole(room)
+
+
+def test_not_once_something_builds_on_a_state_that_was_mended(braked: Braked) -> None:
+    room = braked.pair.room("11")
+    lose_state(room, "m.room.topic", {"topic": "Lost"})
+    everywhere(room, room.alice.send_message(room.room_id, "Without the topic, here"))
+    repaired = repair(room.bob, room.room_id)
+    ours = room.bob.send_message(room.room_id, "With it")
+    everywhere(room, ours)
+    # It neither follows nor cites what was received, but its state holds that.
+    assert refused(room.bob, repaired["repair_id"])["events"] == [ours]
     assert_whole(room)
 
 

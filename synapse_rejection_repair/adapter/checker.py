@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
+import attr
 from synapse.api.constants import EventTypes, Membership
 from synapse.api.errors import AuthError, EventSizeError, SynapseError
 from synapse.api.room_versions import KNOWN_ROOM_VERSIONS
@@ -69,6 +70,7 @@ class EventChecker(Checker):
         self._batch: dict[str, EventBase] = {}
         self._misnamed: dict[str, EventBase] = {}
         self._broken: dict[str, Verdict] = {}
+        self._spam: set[str] = set()
 
     @override
     def decide(self, event_id: str, accepted: bool) -> None:
@@ -79,6 +81,7 @@ class EventChecker(Checker):
         self._batch = {}
         self._misnamed = {}
         self._broken = {}
+        self._spam = set()
         digests: dict[bytes, EventBase] = {}
         for stored in await read_stored(self._database, [node.event_id for node in nodes]):
             event_id = stored.event_id
@@ -94,6 +97,8 @@ class EventChecker(Checker):
                 self._misnamed[event_id] = event
                 continue
             self._batch[event_id] = event
+            if stored.spam:
+                self._spam.add(event_id)
             digests[stored.digest] = event
             await self._clock.breathe()
         if verify:
@@ -106,6 +111,7 @@ class EventChecker(Checker):
         """Takes an event that is not stored as the batch that is loaded."""
         self._batch = {event.event_id: event}
         self._broken = {}
+        self._spam = set()
 
     def event(self, event_id: str) -> EventBase:
         """A loaded event, as it would arrive: not rejected, not stored.
@@ -133,9 +139,11 @@ class EventChecker(Checker):
         if event is None:
             return Verdict(Outcome.UNKNOWN, Check.VALIDITY, "The event's JSON is missing")
         verdict = await self.authorise(event, force=force)
-        if force or state_before is None or not verdict.accepted:
-            return verdict
-        return await self._check_state_before(event, state_before)
+        if not force and state_before is not None and verdict.accepted:
+            verdict = await self._check_state_before(event, state_before)
+        if verdict.accepted and node.event_id in self._spam:
+            return attr.evolve(verdict, soft_failed=True)
+        return verdict
 
     async def authorise(self, event: EventBase, *, force: bool = False) -> Verdict:
         """The verdict on an event by itself and by its auth events, as an outlier is judged.

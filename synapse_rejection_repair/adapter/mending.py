@@ -59,12 +59,18 @@ class RoomMending:
             await self._database.run("forget_resolved", self._resolved.forget)
 
         await self._hooks.update_current_state(room_id, mend)
-        # Synapse forgets it when it is told of such an event, which may have been long before.
+        # Synapse forgets these when it is told of such an event, which may have been long before.
+        await self._database.run("forget_retention", self._forget_retention, room_id)
         self._states.get_server_acl_for_room.invalidate((room_id,))
         self._notifier.on_new_event(
             StreamKeyType.ROOM, self._store.get_room_max_token(), rooms=[room_id]
         )
         self._notifier.notify_replication()
+
+    def _forget_retention(self, txn: LoggingTransaction, room_id: str) -> None:
+        self._store._invalidate_cache_and_stream(
+            txn, self._store.get_retention_policy_for_room, (room_id,)
+        )
 
     async def _mend_extremities(self, room_id: str, planned: Collection[str]) -> None:
         stored = await self._dag.extremities(room_id)

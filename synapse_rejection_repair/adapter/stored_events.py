@@ -12,7 +12,8 @@ from synapse.storage._base import db_to_json
 
 from synapse_rejection_repair.adapter.database import Database
 
-_KEPT_METADATA = ("out_of_band_membership", "send_on_behalf_of", "proactively_send")
+_SPAM = ("policy_server_spammy", "spam_checker_spammy")
+_KEPT_METADATA = ("out_of_band_membership", "send_on_behalf_of", "proactively_send", *_SPAM)
 """What of an event's internal metadata outlives receiving it anew.
 
 The rest is either decided again (`outlier`, `soft_failed`, `recheck_redaction`) or ties
@@ -42,6 +43,19 @@ class StoredEvent:
     def digest(self) -> bytes:
         """What tells it from all others."""
         return hashlib.sha256(f"{self.event_id} {self.json}".encode()).digest()
+
+    @property
+    def spam(self) -> bool:
+        """Whether a policy server or a module took it for spam when it came.
+
+        `FederationBase._check_sigs_and_hash` decides that before the authorization rules are run;
+        what those reject is soft-failed for nothing else (read in Synapse 1.151.0 and 1.163.2).
+        """
+        metadata = db_to_json(self.metadata)
+        rejected = self.reason is not None
+        return any(metadata.get(mark) for mark in _SPAM) or bool(
+            rejected and metadata.get("soft_failed")
+        )
 
     def as_received(self, version: RoomVersion) -> EventBase:
         """The event as it would arrive: not rejected, not stored.

@@ -21,6 +21,7 @@ OWN_ROWS = (
     "redactions",
     "event_labels",
     "event_expiry",
+    "room_retention",
     "event_json",
     "events",
 )

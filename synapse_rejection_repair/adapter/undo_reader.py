@@ -66,7 +66,9 @@ class SynapseUndoReader(UndoReader):
     @override
     async def builders(self, repair: RepairJob, events: Done) -> list[str]:
         received = {i for i, actions in events.items() if Action.RECEIVE in actions}
-        if not received:
+        # What follows these has their new state, and what was received in it.
+        changed = {i for i, actions in events.items() if Action.RESTATE in actions} | received
+        if not changed:
             return []
         since = repair.started_ts or repair.created_ts
         following = await self._database.rows_of(
@@ -75,7 +77,7 @@ class SynapseUndoReader(UndoReader):
             " INNER JOIN events AS e ON e.event_id = ee.event_id"
             " LEFT JOIN rejections AS r ON r.event_id = e.event_id"
             " WHERE r.event_id IS NULL AND",
-            received,
+            changed,
             "ee.prev_event_id",
         )
         # By the newer events, as auth events have no index to be found by.
@@ -89,7 +91,7 @@ class SynapseUndoReader(UndoReader):
         )
         found = {i for i, received_ts in following if received_ts >= since}
         found.update(i for i, auth_id in citing if auth_id in received)
-        return sorted(found - received)
+        return sorted(found - events.keys())
 
 
 def _stateless(

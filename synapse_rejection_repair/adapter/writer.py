@@ -176,6 +176,16 @@ class SynapseWriter(RoomWriter):
         self, job: RepairJob, steps: Sequence[Step], checker: EventChecker
     ) -> list[tuple[Step, Verdict]]:
         known: dict[str, int] = {}
+        try:
+            await self._restate_all(job, steps, checker, known)
+        except BaseException:
+            self._contexts.forget(known)
+            raise
+        return [(step, step.verdict) for step in steps]
+
+    async def _restate_all(
+        self, job: RepairJob, steps: Sequence[Step], checker: EventChecker, known: dict[str, int]
+    ) -> None:
         pairs: list[tuple[EventBase, EventContext]] = []
         for step in steps:
             event = checker.whatever_is_stored(step.node.event_id)
@@ -202,7 +212,6 @@ class SynapseWriter(RoomWriter):
 
         async with self._stores.state_deletion.persisting_state_group_references(pairs):
             await self._database.run("restate", restate)
-        return [(step, step.verdict) for step in steps]
 
     async def _index(
         self, job: RepairJob, steps: Sequence[Step], checker: EventChecker
