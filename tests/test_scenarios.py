@@ -11,6 +11,7 @@ from tests.harness import compare, flavours
 from tests.harness.client import Client, MatrixError
 from tests.harness.compare import differences, search
 from tests.harness.federation import Pair, Room
+from tests.harness.hostile import HostilePeer
 from tests.harness.incident import make_incident, promote
 from tests.harness.losing import (
     everywhere,
@@ -245,6 +246,20 @@ def test_state_that_nobody_cites(room: Room) -> None:
     room.b.restart()
     assert health(bob, r) == {}
     assert differences(room) == {}
+    no_errors(room)
+
+
+def test_a_server_acl_that_was_lost(room: Room) -> None:
+    r, peer = room.room_id, HostilePeer(room.a, room.room_id)
+    # Of addresses without a name, as all servers here have.
+    lose_state(room, "m.room.server_acl", {"allow": ["*"], "allow_ip_literals": False})
+    everywhere(room, room.alice.send_message(r, "Still let in"))
+    # So that Synapse tells nobody of it as of something new.
+    repair(room.bob, r, deliver="history")
+    pdu, event_id = peer.forge(
+        "m.room.message", room.alice.user_id, {"msgtype": "m.text", "body": "Not any more"}
+    )
+    assert peer.send(room.b, pdu)[event_id]["errcode"] == "M_FORBIDDEN"
     no_errors(room)
 
 

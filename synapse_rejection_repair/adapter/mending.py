@@ -36,7 +36,6 @@ class RoomMending:
     ) -> None:
         self._stores = hs.get_datastores()
         self._store = self._stores.main
-        self._states = hs.get_storage_controllers().state
         self._notifier = hs.get_notifier()
         self._database = database
         self._dag = dag
@@ -59,15 +58,15 @@ class RoomMending:
             await self._database.run("forget_resolved", self._resolved.forget)
 
         await self._hooks.update_current_state(room_id, mend)
-        # Synapse forgets these when it is told of such an event, which may have been long before.
-        await self._database.run("forget_retention", self._forget_retention, room_id)
-        self._states.get_server_acl_for_room.invalidate((room_id,))
+        await self._database.run("forget_derived", self._forget, room_id)
         self._notifier.on_new_event(
             StreamKeyType.ROOM, self._store.get_room_max_token(), rooms=[room_id]
         )
         self._notifier.notify_replication()
 
-    def _forget_retention(self, txn: LoggingTransaction, room_id: str) -> None:
+    def _forget(self, txn: LoggingTransaction, room_id: str) -> None:
+        """Has all processes forget what they have made of the current state as it was."""
+        self._resolved.forget(txn)
         self._store._invalidate_cache_and_stream(
             txn, self._store.get_retention_policy_for_room, (room_id,)
         )

@@ -18,6 +18,10 @@ class ResolvedStates:
     use. Any process resolves states: one that clients send events to does so for each
     event that merges branches, and its outcome is stored.
 
+    The server ACLs (`StateStorageController.get_server_acl_for_room`) are forgotten along with
+    it. Synapse 1.151.0 has the other processes forget them when such an event is sent, which may be
+    long before it is part of the current state; 1.163.2 also does when the current state changes.
+
     So every process makes it known to Synapse by a name, as one more cache that the stream of
     cache invalidations can tell it to empty.
 
@@ -33,6 +37,7 @@ class ResolvedStates:
         self._remembered: list[Any] = [
             getattr(resolution, name) for name in names if hasattr(resolution, name)
         ]
+        self._server_acls = hs.get_storage_controllers().state.get_server_acl_for_room
         # Typed as what Synapse's caching decorators make, of which it takes two methods and a name.
         self._as_cache = cast("CachedFunction[Any]", self)
         self._store = hs.get_datastores().main
@@ -51,3 +56,4 @@ class ResolvedStates:
         for cache in self._remembered:
             # `ExpiringCache` keeps no more about its entries than them.
             cache._cache.clear()
+        self._server_acls.invalidate_all()
