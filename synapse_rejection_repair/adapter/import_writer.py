@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from synapse.server import HomeServer
 from typing_extensions import override
@@ -114,10 +114,9 @@ class SynapseImportWriter(ImportWriter):
             self._room_id, self._room_version, events, self._keys_from
         )
         left_out = [*skipped, *failed]
-        outliers = await self._stored_outliers({a.event.event_id for a in admitted})
 
         async def store(job: ImportJob, meanwhile: Callable[[], None]) -> ImportJob:
-            return await self._take_in(job, admitted, outliers, left_out, cursor, meanwhile)
+            return await self._take_in(job, admitted, left_out, cursor, meanwhile)
 
         return store
 
@@ -125,7 +124,6 @@ class SynapseImportWriter(ImportWriter):
         self,
         job: ImportJob,
         admitted: Sequence[Admitted],
-        outliers: Mapping[str, Outlier],
         left_out: list[Skipped],
         cursor: Position,
         meanwhile: Callable[[], None],
@@ -134,6 +132,8 @@ class SynapseImportWriter(ImportWriter):
         await self._states.read({p for a in admitted for p in a.event.prev_event_ids()} - here)
         # Read at once, all of them are at hand when each is asked for.
         await self._checker.missing({i for a in admitted for i in a.event.auth_event_ids()} - here)
+        # Not ahead: the batch before may bring some of these as outliers.
+        outliers = await self._stored_outliers(here)
         pending: dict[str, Arriving] = {}
 
         async def flush(job: ImportJob, end: BatchEnd | None = None) -> ImportJob:
