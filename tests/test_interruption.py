@@ -33,6 +33,7 @@ RESTATE = "rejection_repair_restate"
 INDEX = "rejection_repair_index"
 EXTREMITIES = "rejection_repair_mend_extremities"
 CURRENT_STATE = "update_current_state"
+FORGET = "rejection_repair_forget_derived"
 TABLES = "rejection_repair_create_tables"
 LARGE = 240
 SMALL = 40
@@ -232,6 +233,12 @@ def test_killed_at_all_that_is_not_receiving(braked: Braked, moment: str) -> Non
         braked.wait_dead()
         done = turn + (moment == "after")
         assert left.done() == [True] * done + [False] * (4 - done)
+    if moment == "before":
+        # The current state is still to be written; what was made of the old one is forgotten after.
+        braked.kill_in(FORGET, 1, moment)
+        room.b.launch()
+        braked.wait_dead()
+        assert left.done() == [True] * 4
     room.b.start()
     job = finished(bob, only_repair(room)["repair_id"])
     assert (job["status"], job["error"], job["accepted"]) == ("complete", None, 1)
