@@ -79,6 +79,8 @@ class RepairRunner(Runner[RepairRequest, RepairProgress]):
     async def _repair(self, job: RepairJob) -> RepairJob:
         job = await self._begin(job)
         await self._secure(job)
+        # If it was killed just after writing the current state, it finds nothing else to do.
+        await self.writer.forget(job.room_id)
         with self.writer.attending(job.room_id):
             return await self._passes(job)
 

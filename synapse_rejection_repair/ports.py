@@ -214,6 +214,15 @@ class RoomWriter(Protocol):
             not carried out.
         """
 
+    async def forget(self, room_id: str) -> None:
+        """Has all processes forget what they have made of a room's current state as it was.
+
+        Part of `finish`, which can be killed just before it.
+
+        Args:
+            room_id: the room.
+        """
+
     async def finish(self, plan: Plan) -> None:
         """Brings forward extremities and current state in line with the accepted events.
 

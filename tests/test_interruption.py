@@ -233,12 +233,13 @@ def test_killed_at_all_that_is_not_receiving(braked: Braked, moment: str) -> Non
         braked.wait_dead()
         done = turn + (moment == "after")
         assert left.done() == [True] * done + [False] * (4 - done)
-    if moment == "before":
-        # The current state is still to be written; what was made of the old one is forgotten after.
-        braked.kill_in(FORGET, 1, moment)
+    # It is forgotten as a job begins, and again if the current state is still to be written.
+    for nth in (1, 2) if moment == "before" else (1,):
+        written = left.done()
+        braked.kill_in(FORGET, nth, moment)
         room.b.launch()
         braked.wait_dead()
-        assert left.done() == [True] * 4
+        assert left.done() == (written if nth == 1 else [True] * 4)
     room.b.start()
     job = finished(bob, only_repair(room)["repair_id"])
     assert (job["status"], job["error"], job["accepted"]) == ("complete", None, 1)

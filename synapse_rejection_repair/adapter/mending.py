@@ -58,18 +58,26 @@ class RoomMending:
             await self._database.run("forget_resolved", self._resolved.forget)
 
         await self._hooks.update_current_state(room_id, mend)
-        await self._database.run("forget_derived", self._forget, room_id)
+        await self.forget(room_id)
         self._notifier.on_new_event(
             StreamKeyType.ROOM, self._store.get_room_max_token(), rooms=[room_id]
         )
         self._notifier.notify_replication()
 
-    def _forget(self, txn: LoggingTransaction, room_id: str) -> None:
-        """Has all processes forget what they have made of the current state as it was."""
-        self._resolved.forget(txn)
-        self._store._invalidate_cache_and_stream(
-            txn, self._store.get_retention_policy_for_room, (room_id,)
-        )
+    async def forget(self, room_id: str) -> None:
+        """Has all processes forget what they have made of a room's current state as it was.
+
+        Args:
+            room_id: the room.
+        """
+
+        def forget(txn: LoggingTransaction) -> None:
+            self._resolved.forget(txn)
+            self._store._invalidate_cache_and_stream(
+                txn, self._store.get_retention_policy_for_room, (room_id,)
+            )
+
+        await self._database.run("forget_derived", forget)
 
     async def _mend_extremities(self, room_id: str, planned: Collection[str]) -> None:
         stored = await self._dag.extremities(room_id)

@@ -237,6 +237,10 @@ class SynapseWriter(RoomWriter):
         return [(step, step.verdict) for step in steps]
 
     @override
+    async def forget(self, room_id: str) -> None:
+        await self._mending.forget(room_id)
+
+    @override
     async def finish(self, plan: Plan) -> None:
         async def carried_out() -> Plan:
             return plan

@@ -455,6 +455,9 @@ class World:
         self.extremities = (self.extremities | plan.extremities) - bad
         self._update_current_state()
 
+    async def forget(self, room_id: str) -> None:
+        pass
+
     async def finish_after(self, room_id: str, work: Callable[[], Awaitable[Plan]]) -> None:
         await self.finish(await work())
 

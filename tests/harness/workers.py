@@ -139,6 +139,12 @@ class WorkerServer(Server):
             output=self._log_of(name),
         )
 
+    def launch_all(self) -> None:
+        """Starts all processes at once, over a database that Synapse has made before."""
+        self.launch()
+        for name in WORKERS:
+            self.launch_worker(name)
+
     def wait_for_worker(self, name: str) -> None:
         """Waits until a worker answers."""
         wait_for(lambda: self._answers(name), START_TIMEOUT, what=f"{name} to answer")
