@@ -61,7 +61,7 @@ class PlanExecutor:
         while chunk := rest or next(waiting, []):
             rest = []
             began = self.clock.now_ms()
-            if chunk[0].action is Action.REJECT and not any(s.node.damaged for s in chunk):
+            if chunk[0].kind.idle:
                 job = _decided(job, rejected=len(chunk))
                 await self.clock.breathe()
                 continue

@@ -582,6 +582,33 @@ def test_a_bad_hash_or_signature_cannot_be_forced(pair: Pair) -> None:
 
 
 @SQLITE
+def test_what_cannot_be_judged_is_left_as_the_known_cure_left_it(pair: Pair) -> None:
+    def by_a_lost_key(event: dict[str, Any]) -> None:
+        (signatures,) = event["signatures"].values()
+        signatures["ed25519:lost"] = signatures.popitem()[1]
+
+    tampered = tamper(pair, lost_key=by_a_lost_key, signature=break_signature)
+    room, r, bob = tampered.room, tampered.room.room_id, tampered.room.bob
+    pair.b.stop()
+    cured = [*tampered.bad.values()]
+    for event_id in cured:
+        pair.b.database.execute(
+            "UPDATE events SET rejection_reason = NULL WHERE event_id = ?", event_id
+        )
+        pair.b.database.execute("DELETE FROM rejections WHERE event_id = ?", event_id)
+    pair.b.start()
+    verdicts = {e["event_id"]: e["verdict"] for e in dry_run(bob, r)["events"]}
+    assert [verdicts[i] for i in cured] == ["unknown", "reject"]
+    done = repair(bob, r)
+    assert (done["accepted"], done["rejected"]) == (len(tampered.sound), 2)
+    assert room.b.rejected(r) == {tampered.bad["signature"]}
+    assert health(bob, r) == {"missing_edges": 1, "missing_search": 1, "rejected": 1}
+    again = repair(bob, r)
+    assert (again["accepted"], again["rejected"]) == (0, 2)
+    assert room.b.rejected(r) == {tampered.bad["signature"]}
+
+
+@SQLITE
 def test_damaged_rows_fail_no_call(pair: Pair) -> None:
     # What Synapse itself cannot read any more (and says so in its log).
     tampered = tamper(

@@ -16,5 +16,5 @@ storing a dozen. It stores a hundred in one transaction.
 
 def chunks(steps: Sequence[Step]) -> Iterator[list[Step]]:
     """Cuts a plan into runs of steps that are carried out alike, none too long."""
-    for _, run in groupby(steps, key=lambda s: (s.action, s.backfill)):
+    for _, run in groupby(steps, key=lambda s: (s.action, s.backfill, s.kind.idle)):
         yield from batches(run, CHUNK)

@@ -10,7 +10,7 @@ from typing import overload
 
 import attr
 
-from synapse_rejection_repair.domain.model import Node, StateIds, Verdict
+from synapse_rejection_repair.domain.model import Node, Outcome, StateIds, Verdict
 
 
 class Action(str, enum.Enum):
@@ -19,7 +19,7 @@ class Action(str, enum.Enum):
     RECEIVE = "receive"
     """Hand the event to Synapse anew, as accepted."""
     REJECT = "reject"
-    """Leave a rejected event rejected; mark a damaged one rejected again."""
+    """Leave a rejected event rejected; mark a damaged one rejected again, if it can be judged."""
     RESTATE = "restate"
     """Recompute the state at a stored event whose ancestors have changed."""
     INDEX = "index"
@@ -44,6 +44,14 @@ class Step:
     verdict: Verdict
     backfill: bool = False
     state_before: StateIds | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """What it has in common with others."""
+        node = self.node
+        return Kind(
+            self.action, self.verdict, self.backfill, node.damaged, node.outlier, node.soft_failed
+        )
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)
@@ -84,12 +92,16 @@ class Kind:
     @property
     def stores(self) -> bool:
         """Whether an event is stored anew."""
-        return self.receives or (self.action is Action.REJECT and self.damaged)
+        return self.receives or (
+            self.action is Action.REJECT
+            and self.damaged
+            and self.verdict.outcome is not Outcome.UNKNOWN
+        )
 
     @property
     def idle(self) -> bool:
         """Whether nothing is done."""
-        return self.action is Action.REJECT and not self.damaged
+        return self.action is Action.REJECT and not self.stores
 
 
 class Steps(Sequence[Step]):
@@ -119,11 +131,7 @@ class Steps(Sequence[Step]):
         if state_before is not None:
             self._states[node.event_id] = state_before
         self._ids.append(node.event_id)
-        self._which.append(
-            self._number(
-                Kind(action, verdict, backfill, node.damaged, node.outlier, node.soft_failed)
-            )
-        )
+        self._which.append(self._number(Step(node, action, verdict, backfill).kind))
 
     def backfill(self, event_ids: Collection[str]) -> None:
         """Has events that are dealt with stored as history."""

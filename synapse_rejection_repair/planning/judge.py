@@ -77,7 +77,9 @@ class Judge:
         found = Judgement(await self._verdict(node, before, extremities), before)
         if self._elsewhere and before is not None and found.verdict.check is Check.STATE_BEFORE:
             found = await self._by_theirs(self._elsewhere, node, before, found, extremities)
-        self._checker.decide(node.event_id, found.verdict.accepted)
+        # What cannot be judged stays as it is: a damaged event is marked accepted.
+        if not (node.damaged and found.verdict.outcome is Outcome.UNKNOWN):
+            self._checker.decide(node.event_id, found.verdict.accepted)
         return found
 
     async def _verdict(

@@ -119,10 +119,12 @@ class Walk:
             self._events.accept(node, found.before)
             if not verdict.soft_failed and not node.outlier:
                 self._extremities.accept(node)
-        elif node.damaged:
-            self._events.pass_by(node, found.before)
-        else:
+        elif not node.damaged:
             await self._stays_rejected(node, found.before)
+        elif verdict.outcome is Outcome.UNKNOWN:
+            self._events.keep(node)
+        else:
+            self._events.pass_by(node, found.before)
 
     def _visit_unjudged(self, node: Node, before: StateRef | None) -> None:
         self._events.pass_by(node, before)

@@ -310,6 +310,23 @@ def test_unrejected_by_hand() -> None:
     assert world.plan().idle
 
 
+def test_unrejected_by_hand_and_beyond_judgement() -> None:
+    # What it cites is missing: it is neither received nor marked rejected for that.
+    world = erring("A*[topic] <- P cites P; B <- A cites A")
+    auth = world.nodes["A"].auth_event_ids
+    world.nodes["A"] = attr.evolve(
+        world.nodes["A"], rejected=None, damaged=True, auth_event_ids=(*auth, "Q")
+    )
+    plan = world.plan()
+    assert steps(plan) == "-A +B"
+    assert plan.steps[0].verdict.outcome is Outcome.UNKNOWN
+    job = world.repair()
+    assert (job.status, job.progress.accepted, job.progress.rejected) == (Status.COMPLETE, 1, 1)
+    assert world.rejected == set() and world.nodes["A"].damaged
+    assert [event_id for event_id, _ in world.journal] == ["B"]
+    assert world.plan().idle
+
+
 def test_bad_extremities_are_mended_where_nothing_is_received() -> None:
     world = erring("K <- P cites P; H[topic] <- P cites P by @mallory:a")
     world.extremities |= {"H", "gone"}

@@ -27,6 +27,7 @@ DRAWN = draw(
     A*~ <- X cites X, C by @bob:b
     B! <- A, A
     M[member @u:a] <- B, M cites M
+    D! <- M
     """
 )
 DRAWN["M"] = attr.evolve(DRAWN["M"], soft_failed=True)
@@ -53,9 +54,15 @@ def test_what_a_table_has_already_stays_as_it_is() -> None:
 def test_a_table_knows_who_follows_whom() -> None:
     followers = NodeTable(DRAWN.values()).followers()
     found = {event_id: sorted(set(followers(event_id))) for event_id in (*DRAWN, "Z", "nobody")}
-    assert found == {"C": ["X"], "X": ["A"], "A": ["B"], "B": ["M"], "M": ["M"], "Z": ["X"]} | {
-        "nobody": []
-    }
+    assert found == {
+        "C": ["X"],
+        "X": ["A"],
+        "A": ["B"],
+        "B": ["M"],
+        "M": ["D", "M"],
+        "D": [],
+        "Z": ["X"],
+    } | {"nobody": []}
 
 
 def test_of_several_mappings_the_first_counts() -> None:
@@ -101,14 +108,17 @@ STEPS = [
     Step(DRAWN["B"], Action.REJECT, Verdict(Outcome.REJECT, None, "neither")),
     Step(DRAWN["C"], Action.RECEIVE, ACCEPTED, backfill=True),
     Step(DRAWN["M"], Action.RESTATE, ACCEPTED),
+    Step(DRAWN["D"], Action.REJECT, Verdict(Outcome.UNKNOWN)),
 ]
 
 KINDS: dict[str, Callable[[Any], bool]] = {
     "judges": lambda s: s.action in (Action.RECEIVE, Action.REJECT),
     "stores": lambda s: (
-        s.action is Action.RECEIVE or (s.action is Action.REJECT and s.node.damaged)
+        s.action is Action.RECEIVE or (s.node.damaged and s.verdict.outcome is Outcome.REJECT)
     ),
-    "idle": lambda s: s.action is Action.REJECT and not s.node.damaged,
+    "idle": lambda s: (
+        s.action is Action.REJECT and not (s.node.damaged and s.verdict.outcome is Outcome.REJECT)
+    ),
     "backfill": lambda s: s.backfill,
     "outlier": lambda s: s.node.outlier,
     "soft_failed": lambda s: s.node.soft_failed,
@@ -152,7 +162,7 @@ def test_steps_that_become_history() -> None:
 def test_steps_decided_otherwise() -> None:
     steps = as_steps(STEPS)
     found = steps.decided({"X": None, "C": (Action.RESTATE, ACCEPTED), "nobody": None})
-    expected = [*STEPS[1:3], attr.evolve(STEPS[3], action=Action.RESTATE), STEPS[4]]
+    expected = [*STEPS[1:3], attr.evolve(STEPS[3], action=Action.RESTATE), *STEPS[4:]]
     assert list(found) == expected
     assert list(steps) == STEPS, "those are others"
 
