@@ -171,7 +171,7 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         DiagnosisServlet(base, diagnostician),
         PeersServlet(base, survey),
         HealthServlet(base, diagnostician),
-        RepairServlet(base, service),
+        RepairServlet(base, service, clock),
         JobsServlet(base, "repairs", store, serialise.repair),
         JobStatusServlet(base, "repairs", store, serialise.repair),
         RepairCancelServlet(base, "repairs", store, serialise.repair),

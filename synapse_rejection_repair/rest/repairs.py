@@ -18,6 +18,7 @@ from synapse_rejection_repair.domain.repair import RepairProgress, RepairRequest
 from synapse_rejection_repair.domain.scope import Scope
 from synapse_rejection_repair.errors import InvalidParam
 from synapse_rejection_repair.errors_undo import NotStoppable
+from synapse_rejection_repair.ports import Clock
 from synapse_rejection_repair.repair import RepairService
 from synapse_rejection_repair.rest import params, serialise
 from synapse_rejection_repair.rest.jobs import JobCancelServlet
@@ -55,10 +56,11 @@ class RepairCancelServlet(JobCancelServlet[RepairRequest, RepairProgress]):
 class RepairServlet(RestServlet):
     """`POST /rooms/{room_id}/repair`: a dry run unless told otherwise."""
 
-    def __init__(self, base: str, service: RepairService) -> None:
+    def __init__(self, base: str, service: RepairService, clock: Clock) -> None:
         super().__init__()
         self.PATTERNS = pattern(base, "/rooms/(?P<room_id>[^/]+)/repair")
         self._service = service
+        self._clock = clock
 
     async def on_POST(self, request: SynapseRequest, room_id: str) -> tuple[int, JsonDict]:
         """Answers with the plan, or with the id of the job that carries it out."""
@@ -67,9 +69,8 @@ class RepairServlet(RestServlet):
         body = params.body(request, _BODY)
         wanted = _repair_request(body)
         if params.boolean(body, "dry_run", True):
-            return HTTPStatus.OK, _plan(
-                await self._service.dry_run(room_id, wanted), wanted.state_from
-            )
+            plan = await self._service.dry_run(room_id, wanted)
+            return HTTPStatus.OK, await self._clock.in_thread(_plan, plan, wanted.state_from)
         job = await self._service.start(room_id, wanted)
         return HTTPStatus.OK, {"repair_id": job.job_id}
 
