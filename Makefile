@@ -68,4 +68,7 @@ bench: $(VENV)/.stamp
 	$(VENV)/bin/python -m bench.diagnosis
 	$(VENV)/bin/python -m bench.soft_failures
 	$(VENV)/bin/python -m bench.watch
+	$(VENV)/bin/python -m bench.imports --latency
+	$(VENV)/bin/python -m bench.import_ways
+	$(VENV)/bin/python -m bench.import_growth
 	$(VENV)/bin/python -m bench.large --events 1000000 --rooms 200 --room-events 100000 --rejections 10000

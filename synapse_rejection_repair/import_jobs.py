@@ -96,7 +96,8 @@ class ImportRunner(Runner[ImportRequest, ImportProgress]):
             writer = self.make_writer(room_id, version, source, job.request.verify_signatures)
             job = await self._continue_orderings(job)
             job = await writer.prepare(job, lacking + _SPARE)
-            job = await self._loop(job, source, writer)
+            async with writer.at_work():
+                job = await self._loop(job, source, writer)
         if job.request.media and not job.cancel_requested:
             job = await self.media.bring(job, source)
         if job.cancel_requested:

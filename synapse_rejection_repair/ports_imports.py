@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import BinaryIO, Protocol
 
 from synapse_rejection_repair.domain.imports import Held, ImportJob, Skipped
@@ -193,6 +194,9 @@ class MediaTarget(Protocol):
 
 class ImportWriter(Protocol):
     """Stores events of one room as history, on the process that writes them."""
+
+    def at_work(self) -> AbstractAsyncContextManager[None]:
+        """While it lasts, much is stored."""
 
     async def prepare(self, job: ImportJob, count: int) -> ImportJob:
         """Sets the stream orderings aside that so many events need; gives the saved job.

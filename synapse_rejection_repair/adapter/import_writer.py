@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 
 from synapse.server import HomeServer
 from typing_extensions import override
@@ -19,6 +20,7 @@ from synapse_rejection_repair.adapter.dag import SynapseDag
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.group_states import GroupStates
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
+from synapse_rejection_repair.adapter.page_cache import larger_page_cache
 from synapse_rejection_repair.adapter.rooms import SynapseRooms
 from synapse_rejection_repair.domain.imports import ImportJob, Skipped
 from synapse_rejection_repair.domain.source import Position, SourceEvent
@@ -83,6 +85,10 @@ class SynapseImportWriter(ImportWriter):
         )
         self._judge = ArrivalJudge(self._checker, self._states, outliers, rooms, source, room_id)
         self._store = ArrivalStore(hs, database, hooks, arrivals, jobs, clock, room_id)
+
+    @override
+    def at_work(self) -> AbstractAsyncContextManager[None]:
+        return larger_page_cache(self._database)
 
     @override
     async def prepare(self, job: ImportJob, count: int) -> ImportJob:
