@@ -508,12 +508,19 @@ def test_nothing_went_wrong_in_any_process(postgres: Postgres, deployment: Deplo
     assert deployment.a.errors_in_log() == []
 
 
+@pytest.mark.parametrize(
+    "install", [NEWEST, pytest.param(OLDEST, marks=pytest.mark.oldest)], ids=["newest", "oldest"]
+)
 def test_old_history_into_a_room_of_a_persister(
-    postgres: Postgres, redis: Redis, tmp_path: Path
+    postgres: Postgres, redis: Redis, tmp_path: Path, install: Install
 ) -> None:
-    make_b = partial(WorkerServer, redis=redis)
     with old_world(
-        tmp_path, "11", b_database=postgres.create_database(), make_b=make_b, messages=24
+        tmp_path,
+        "11",
+        b_database=postgres.create_database(),
+        b_install=install,
+        make_b=partial(WorkerServer, redis=redis),
+        messages=24,
     ) as world:
         b, r = world.b, world.room_id
         assert isinstance(b, WorkerServer)
