@@ -133,8 +133,11 @@ class EventChecker(Checker):
 
     @override
     async def check(self, node: Node, state_before: StateLookup | None, *, force: bool) -> Verdict:
-        if node.event_id in self._broken:
-            return self._broken[node.event_id]
+        broken = self._broken.get(node.event_id)
+        if broken is not None:
+            # A damaged event that is not stored as such cannot be stored anew as rejected.
+            lost = node.damaged and node.event_id not in self._batch
+            return attr.evolve(broken, outcome=Outcome.UNKNOWN) if lost else broken
         event = self._batch.get(node.event_id)
         if event is None:
             return Verdict(Outcome.UNKNOWN, Check.VALIDITY, "The event's JSON is missing")
