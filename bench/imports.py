@@ -111,7 +111,10 @@ def run(events: int, database: str, synapse: str, latency: bool, checks: bool) -
         print(f"memory       {megabytes(grown)} over idle")
         if latency:
             for what in ("send", "sync"):
-                print(f"{what} median  {busy.median(what):.1f} ms, idle {idle.median(what):.1f} ms")
+                print(
+                    f"{what}, median (95 %)  {busy.median(what):.1f} ms ({busy.p95(what):.0f}),"
+                    f" idle {idle.median(what):.1f} ms ({idle.p95(what):.0f})"
+                )
         for error in b.errors_in_log()[:3]:
             print(error[:500])
 
