@@ -28,8 +28,8 @@ from synapse_rejection_repair.ports_jobs import JobStore, Runner
 _PAGE = 100
 """How many events are read, checked and stored at a time: Synapse stores so many at once."""
 
-_PAGE_BESIDE_OTHERS = 50
-_REST_BESIDE_OTHERS = 0.7
+_PAGE_BESIDE_OTHERS = 25
+_REST_BESIDE_OTHERS = 1.0
 """How it is done while somebody else uses the server: so many events at a time, with a rest
 after them of so many times as long as they took. Chosen with `bench.imports`: who sends in
 another room is to wait no more than twice as long as when idle.
