@@ -211,8 +211,8 @@ def test_chunks_are_alike_short_and_in_order() -> None:
     steps = [*receive, *backfill, REJECT, MARK, RESTATE, INDEX, *receive[:1], REJECT]
     found = list(chunks(steps))
     assert [s for chunk in found for s in chunk] == steps
-    assert [len(chunk) for chunk in found] == [most, most, 10, 3, 2, 1, 1, 1, 1]
-    assert all(len({(s.action, s.backfill) for s in chunk}) == 1 for chunk in found)
+    assert [len(chunk) for chunk in found] == [most, most, 10, 3, 1, 1, 1, 1, 1, 1]
+    assert all(len({(s.action, s.backfill, s.kind.idle) for s in chunk}) == 1 for chunk in found)
 
 
 def test_no_steps_no_chunks() -> None:
