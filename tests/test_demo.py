@@ -81,6 +81,8 @@ def test_until_interrupted(tmp_path: Path) -> None:
             env={**os.environ, "ONCE": "", "PATH": "/nowhere", "PYTHONIOENCODING": "ascii"},
             stdout=file,
             stderr=subprocess.STDOUT,
+            # What a shell runs in the background has been told to ignore it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     try:
         wait_for(

@@ -173,20 +173,8 @@ def test_what_fails_the_rules_is_stored_rejected(tmp_path: Path) -> None:
 def test_rejected_outliers_are_decided_anew(tmp_path: Path) -> None:
     """What B was given at its join, and took for bad: nearly all of the history cites it."""
     with fooled_world(tmp_path) as (world, bad):
-        query = world.b.database.query
-        ((first,),) = query(
-            "SELECT event_id FROM events WHERE room_id = ? AND outlier"
-            " AND type = 'm.room.power_levels'"
-            " AND event_id NOT IN (SELECT event_id FROM current_state_events)",
-            world.room_id,
-        )
         world.b.stop()
-        hold_as_outlier(world, bad)
-        for event_id in (bad, first):
-            world.b.database.execute(
-                "INSERT INTO rejections (event_id, reason, last_check) VALUES (?, ?, ?)",
-                *(event_id, "auth_error", "1"),
-            )
+        first = reject_outliers(world, bad)
         world.b.start()
 
         theirs, before = accepted(world.a, world.room_id), accepted(world.b, world.room_id)
@@ -197,6 +185,23 @@ def test_rejected_outliers_are_decided_anew(tmp_path: Path) -> None:
         assert untouched(world.b, world.bob, world.room_id) == world.facts
         assert world.import_room()["total"] == 0
         assert world.b.errors_in_log() == []
+
+
+def reject_outliers(world: OldWorld, bad: str) -> str:
+    """Lets B have taken an event, and the first power levels, for bad at its join; gives these."""
+    ((first,),) = world.b.database.query(
+        "SELECT event_id FROM events WHERE room_id = ? AND outlier"
+        " AND type = 'm.room.power_levels'"
+        " AND event_id NOT IN (SELECT event_id FROM current_state_events)",
+        world.room_id,
+    )
+    hold_as_outlier(world, bad)
+    for event_id in (bad, first):
+        world.b.database.execute(
+            "INSERT INTO rejections (event_id, reason, last_check) VALUES (?, ?, ?)",
+            *(event_id, "auth_error", "1"),
+        )
+    return str(first)
 
 
 def hold_as_outlier(world: OldWorld, event_id: str) -> None:
@@ -228,26 +233,43 @@ def write_like(world: OldWorld, event_id: str, to: Server, table: str, /, **chan
 def test_what_was_redacted_since_relates_to_nothing(tmp_path: Path, install: str) -> None:
     """B has the redactions of a reaction, a reply and an edit before it has these."""
     related: list[str] = []
-
-    def relate(world: OldWorld) -> None:
-        r, alice = world.room_id, world.alice
-        related.append(alice.react(r, world.messages[0], "👎"))
-        related.append(alice.send_in_thread(r, world.messages[1], "Never mind"))
-        related.append(alice.edit(r, world.messages[2], "Nothing"))
-
-    with old_world(tmp_path, "11", messages=6, b_install=INSTALLS[install], spoil=relate) as world:
-        world.a.start()
-        redactions = [world.alice.redact(world.room_id, event_id) for event_id in related]
-        for redaction in redactions:
-            world.b.wait_for_event(redaction)
-        world.a.stop()
+    with old_world(
+        tmp_path,
+        "11",
+        messages=6,
+        b_install=INSTALLS[install],
+        spoil=lambda made: related.extend(relate(made)),
+    ) as world:
+        redact(world, related)
         job = world.import_room()
         assert (job["status"], job["skipped"]) == ("complete", {}), job
-        relations = "SELECT event_id, relates_to_id, relation_type FROM event_relations"
-        theirs = sorted(world.a.database.query(relations))
-        assert not set(related) & {event_id for event_id, *_ in theirs}
-        assert sorted(world.b.database.query(relations)) == theirs
+        assert_related_as_in_a(world, related)
         assert world.b.errors_in_log() == []
+
+
+def relate(world: OldWorld) -> list[str]:
+    """Has a reaction, a reply and an edit sent."""
+    r, alice, messages = world.room_id, world.alice, world.messages
+    return [
+        alice.react(r, messages[0], "👎"),
+        alice.send_in_thread(r, messages[1], "Never mind"),
+        alice.edit(r, messages[2], "Nothing"),
+    ]
+
+
+def redact(world: OldWorld, event_ids: list[str]) -> None:
+    """Has events redacted, once B is in the room; then A is stopped again."""
+    world.a.start()
+    for redaction in [world.alice.redact(world.room_id, event_id) for event_id in event_ids]:
+        world.b.wait_for_event(redaction)
+    world.a.stop()
+
+
+def assert_related_as_in_a(world: OldWorld, redacted: list[str]) -> None:
+    relations = "SELECT event_id, relates_to_id, relation_type FROM event_relations"
+    theirs = sorted(world.a.database.query(relations))
+    assert not set(redacted) & {event_id for event_id, *_ in theirs}
+    assert sorted(world.b.database.query(relations)) == theirs
 
 
 @pytest.mark.postgres

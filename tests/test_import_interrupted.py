@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from tests.harness.brake import brake
 from tests.harness.braked import PERSIST
@@ -17,19 +18,36 @@ from tests.harness.client import MatrixError
 from tests.harness.compare import inconsistencies
 from tests.harness.config import Module
 from tests.harness.database import SqliteDatabase
+from tests.harness.federation import running
+from tests.harness.installs import OLDEST
 from tests.harness.postgres import Postgres
 from tests.harness.server import Server
 from tests.harness.waiting import wait_for
 from tests.oldworld import (
     OldWorld,
     accepted,
+    begin_room,
+    come_late,
     finished,
     job_path,
+    live,
     old_world,
+    signed,
     sources,
+    states,
+    untouched,
 )
 from tests.test_import import compare, database, read_back
+from tests.test_import_edges import (
+    accepted_topic,
+    assert_related_as_in_a,
+    redact,
+    reject_outliers,
+    relate,
+)
 
+CANCEL = "rejection_repair_cancel_job"
+SAVE = "rejection_repair_save_job"
 DATABASES = ["sqlite", pytest.param("postgres", marks=[pytest.mark.postgres, pytest.mark.slow])]
 
 
@@ -50,28 +68,128 @@ def test_killed_and_gone_on_with(request: pytest.FixtureRequest, tmp_path: Path,
         modules=lambda a: loads_brake(control, a),
     ) as world:
         theirs, before = accepted(world.a, world.room_id), accepted(world.b, world.room_id)
-        arrived = 0
-        import_id = ""
-        for nth, moment in ((1, "before"), (1, "after"), (2, "before"), (2, "after")):
-            brake(control, {"transaction": PERSIST, "nth": nth, "kill": moment})
-            if import_id:
-                world.b.launch()
-            else:
-                import_id = world.start_import(events_per_second=20)
-            wait_for(lambda: not world.b.running, what="B to be killed")
-            world.b.kill()
-            stored = len(accepted(world.b, world.room_id) - before)
-            assert (stored == arrived) is ((nth, moment) == (1, "before"))
-            assert noted(world.b, import_id) == stored
-            assert inconsistencies(world.b, world.room_id) == {}
-            arrived = stored
-        assert arrived < len(theirs - before), "the import was over already"
+        import_id = killed_again_and_again(world, control)
         world.b.start()
         job = finished(world.bob, import_id)
         assert (job["status"], job["skipped"]) == ("complete", {})
         assert job["imported"] == len(theirs - before)
         compare(world, theirs, theirs - before)
         read_back(world)
+
+
+def killed_again_and_again(world: OldWorld, control: Path) -> str:
+    """Begins an import, kills B before and after it stores batches, and gives the import's id."""
+    theirs, before = accepted(world.a, world.room_id), accepted(world.b, world.room_id)
+    arrived = 0
+    import_id = ""
+    for nth, moment in ((1, "before"), (1, "after"), (2, "before"), (2, "after")):
+        brake(control, {"transaction": PERSIST, "nth": nth, "kill": moment})
+        if import_id:
+            world.b.launch()
+        else:
+            import_id = world.start_import(events_per_second=20)
+        wait_for(lambda: not world.b.running, what="B to be killed")
+        world.b.kill()
+        stored = len(accepted(world.b, world.room_id) - before)
+        assert (stored == arrived) is ((nth, moment) == (1, "before"))
+        assert noted(world.b, import_id) == stored
+        assert inconsistencies(world.b, world.room_id) == {}
+        arrived = stored
+    assert arrived < len(theirs - before), "the import was over already"
+    return import_id
+
+
+@pytest.mark.slow
+@pytest.mark.oldest
+def test_killed_where_not_everything_is_well(tmp_path: Path) -> None:
+    """B had rejected what it was given at its join, and has redactions before their events."""
+    control = tmp_path / "brake.json"
+    bad: list[str] = []
+    related: list[str] = []
+
+    def spoil(world: OldWorld) -> None:
+        related.extend(relate(world))
+        bad.append(accepted_topic(world))
+
+    with old_world(
+        tmp_path,
+        "11",
+        b_install=OLDEST,
+        modules=lambda a: loads_brake(control, a),
+        spoil=spoil,
+    ) as world:
+        redact(world, related)
+        world.b.stop()
+        first = reject_outliers(world, bad[0])
+        world.b.start()
+        theirs = accepted(world.a, world.room_id) - set(bad)
+        before = accepted(world.b, world.room_id)
+        assert first not in before
+        world.facts = untouched(world.b, world.bob, world.room_id)
+
+        import_id = killed_again_and_again(world, control)
+        world.b.start()
+        job = finished(world.bob, import_id)
+        assert (job["status"], job["skipped"]) == ("complete", {"auth_events": 1})
+        assert job["imported"] == len(theirs - before)
+        assert world.b.rejected(world.room_id) == set(bad)
+        assert accepted(world.b, world.room_id) >= theirs
+        assert signed(world.b, theirs) == signed(world.a, theirs)
+        assert states(world.b, theirs) == states(world.a, theirs)
+        assert_related_as_in_a(world, related)
+        assert world.bob.event(world.room_id, first)["event_id"] == first
+        assert untouched(world.b, world.bob, world.room_id) == world.facts
+        assert inconsistencies(world.b, world.room_id) == {}
+
+
+@pytest.mark.slow
+def test_killed_as_a_waiting_import_is_called_off(tmp_path: Path) -> None:
+    control = tmp_path / "brake.json"
+    a = Server(tmp_path / "a", modules=[])
+    b = Server(tmp_path / "b", modules=loads_brake(control, a))
+    with running(a, b):
+        alice, anna = a.register("alice", admin=True), a.register("anna")
+        bob = b.register("bob", admin=True)
+        rooms = [begin_room(a, b, alice, anna, bob, "11") for _ in range(2)]
+        for room in rooms:
+            live(room, 12)
+            come_late(room)
+        a.stop()
+        before = [accepted(b, room.room_id) for room in rooms]
+        body: dict[str, Any] = {"source": "old", "dry_run": False, "events_per_second": 2}
+        body["room_ids"] = [room.room_id for room in rooms]
+        answer = bob.repair_api("POST", "/imports", body)
+        first, waiting = (room["import_id"] for room in answer["rooms"])
+
+        for moment in ("before", "after"):
+            brake(control, {"transaction": CANCEL, "nth": 1, "kill": moment})
+            with pytest.raises(requests.ConnectionError):
+                bob.repair_api("POST", job_path(waiting) + "/cancel", {})
+            b.kill()
+            assert called_off(b, waiting) == ("scheduled", moment == "after")
+            if moment == "before":
+                b.start()
+        for moment, status in (("before", "scheduled"), ("after", "cancelled")):
+            # It ends at once, while the other one still has to look for what is missing.
+            brake(control, {"transaction": SAVE, "nth": 1, "kill": moment})
+            b.launch()
+            wait_for(lambda: not b.running, what="B to be killed")
+            b.kill()
+            assert called_off(b, waiting) == (status, True)
+
+        b.start()
+        job = bob.repair_api("GET", job_path(waiting))
+        assert (job["status"], job["imported"], job["error"]) == ("cancelled", 0, None)
+        assert finished(bob, first)["status"] == "complete"
+        assert accepted(b, rooms[0].room_id) > before[0]
+        assert accepted(b, rooms[1].room_id) == before[1]
+
+
+def called_off(server: Server, import_id: str) -> tuple[str, bool]:
+    """The status of a stopped server's job, and whether somebody has cancelled it."""
+    sql = "SELECT status, cancel_requested FROM rejection_repair_jobs WHERE job_id = ?"
+    ((status, cancelled),) = server.database.query(sql, import_id)
+    return status, bool(cancelled)
 
 
 def noted(server: Server, import_id: str) -> int:
