@@ -190,6 +190,16 @@ class StepFailed(RepairError):
 
 
 @attr.s(auto_exc=True, auto_attribs=True)
+class StateNotReached(RepairError):
+    """A job has not brought about the current state that its plan foretold."""
+
+    room_id: str
+
+    def __str__(self) -> str:
+        return f"The current state of room {self.room_id} does not become what the plan foretells"
+
+
+@attr.s(auto_exc=True, auto_attribs=True)
 class UnknownEvent(RepairError):
     """This server does not have the event."""
 

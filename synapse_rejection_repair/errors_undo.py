@@ -66,6 +66,19 @@ class StateGone(RepairError):
 
 
 @attr.s(auto_exc=True, auto_attribs=True)
+class JournalGone(RepairError):
+    """What a repair did is no longer in the journal."""
+
+    job_id: str
+
+    def __str__(self) -> str:
+        return (
+            f"Repair {self.job_id} cannot be undone: what was there before it has been deleted"
+            " from the journal"
+        )
+
+
+@attr.s(auto_exc=True, auto_attribs=True)
 class TouchedSince(RepairError):
     """A later job has changed what a repair did."""
 

@@ -56,7 +56,7 @@ class ImportRunner(Runner[ImportRequest, ImportProgress]):
         make_writer: gives a writer for a room, its version, a source and whether to
             check signatures.
         clock: lets the server breathe.
-        requests_begun: counts what others ask of this process.
+        others_asked: counts what this process is asked that has nothing to do with the module.
     """
 
     store: JobStore[ImportRequest, ImportProgress]
@@ -65,7 +65,7 @@ class ImportRunner(Runner[ImportRequest, ImportProgress]):
     media: MediaImport
     make_writer: MakeWriter
     clock: Clock
-    requests_begun: Callable[[], int]
+    others_asked: Callable[[], int]
 
     @property
     @override
@@ -128,7 +128,7 @@ class ImportRunner(Runner[ImportRequest, ImportProgress]):
         page = _page(job, _PAGE_BESIDE_OTHERS)
         arrivals = ArrivalOrder(source, self.target, job.room_id, after, page)
         batches = self._verified(arrivals, writer)
-        requests = self.requests_begun()
+        requests = self.others_asked()
         try:
             while (store := await batches.next()) is not None:
                 seconds = (self.clock.now_ms() - began) / 1000
@@ -138,10 +138,10 @@ class ImportRunner(Runner[ImportRequest, ImportProgress]):
                 stored_in = (self.clock.now_ms() - before) / 1000
                 if job.cancel_requested:
                     break
-                alone = self.requests_begun() == requests
+                alone = self.others_asked() == requests
                 arrivals.page = _page(job, _PAGE if alone else _PAGE_BESIDE_OTHERS)
                 rest = 0.0 if alone else stored_in * _REST_BESIDE_OTHERS
-                requests = self.requests_begun()
+                requests = self.others_asked()
                 await self.clock.pause(
                     max(rest, self._due(job, job.progress.done - done_before, began))
                 )

@@ -15,7 +15,7 @@ from synapse_rejection_repair.domain.passes import Passes
 from synapse_rejection_repair.domain.plan import Plan
 from synapse_rejection_repair.domain.repair import RepairJob, RepairProgress, RepairRequest
 from synapse_rejection_repair.domain.steps import Action
-from synapse_rejection_repair.errors import StepFailed
+from synapse_rejection_repair.errors import RepairError, StateNotReached, StepFailed
 from synapse_rejection_repair.planner import Planner
 from synapse_rejection_repair.ports import Clock, FactsReader, RoomReader, RoomWriter
 from synapse_rejection_repair.ports_gaps import GapFiller
@@ -214,7 +214,7 @@ def _elsewhere(job: RepairJob) -> StatesElsewhere | None:
     return KeptStates(request.state_from, request.borrowed) if request.state_from else None
 
 
-def _stuck(plan: Plan) -> StepFailed:
+def _stuck(plan: Plan) -> RepairError:
     for step in plan.steps.some(lambda kind: kind.action is not Action.REJECT):
         return StepFailed(step.node.event_id, "what the plan foretells for it does not come true")
-    return StepFailed("", "the room's current state does not become what the plan foretells")
+    return StateNotReached(plan.room_id)

@@ -10,9 +10,11 @@ from synapse_rejection_repair.domain.delivery import Deliver
 from synapse_rejection_repair.domain.job import Status
 from synapse_rejection_repair.domain.repair import RepairJob, RepairProgress, RepairRequest
 from synapse_rejection_repair.domain.scope import Scope
+from synapse_rejection_repair.domain.steps import Action
 from synapse_rejection_repair.domain.undo import UNDO, UndoPlan, changes_back, done_with
 from synapse_rejection_repair.errors_undo import (
     BuiltUpon,
+    JournalGone,
     NotOver,
     NotUndoable,
     StateGone,
@@ -43,6 +45,7 @@ class UndoPlanner:
         Raises:
             NotUndoable: it undid a repair itself.
             NotOver: it still runs.
+            JournalGone: the journal no longer has what it did.
             TouchedSince: a later job has dealt with the same events.
             BuiltUpon: accepted events build on what it let in.
             StateGone: states that events had before it are no longer stored.
@@ -54,6 +57,8 @@ class UndoPlanner:
             raise NotOver(repair.job_id)
         await self.rooms.require_repairable(repair.room_id)
         events = done_with(await self.undo.journal(repair.job_id))
+        if sum(Action.RECEIVE in actions for actions in events.values()) < repair.progress.accepted:
+            raise JournalGone(repair.job_id)
         later = await self.undo.later_jobs(repair, events)
         if later:
             raise TouchedSince(repair.job_id, tuple(later))

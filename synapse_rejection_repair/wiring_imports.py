@@ -104,7 +104,11 @@ def wire_imports(
                 verify,
             )
 
-        runner = ImportRunner(store, sources, target, media, make_writer, clock, requests_begun)
+        def others_asked() -> int:
+            # Who follows an import is not to slow it down.
+            return requests_begun() - resource.requests
+
+        runner = ImportRunner(store, sources, target, media, make_writer, clock, others_asked)
     background = Background(
         store,
         runner,

@@ -224,6 +224,22 @@ def test_not_once_the_old_states_are_gone(braked: Braked) -> None:
     assert_whole(room)
 
 
+def test_not_once_its_journal_is_gone(braked: Braked) -> None:
+    incident = make_incident(braked.pair.room("11"))
+    room = incident.room
+    repaired = repair(room.bob, room.room_id)
+    (kept, _) = room.b.database.query(
+        "SELECT event_id FROM rejection_repair_journal WHERE job_id = ? LIMIT 2",
+        repaired["repair_id"],
+    )
+    delete = "DELETE FROM rejection_repair_journal WHERE job_id = ?"
+    room.b.database.execute(f"{delete} AND event_id <> ?", repaired["repair_id"], *kept)
+    assert "deleted from the journal" in refused(room.bob, repaired["repair_id"])["error"]
+    room.b.database.execute(delete, repaired["repair_id"])
+    assert "deleted from the journal" in refused(room.bob, repaired["repair_id"])["error"]
+    assert_whole(room)
+
+
 def test_what_cannot_be_undone(braked: Braked) -> None:
     user = braked.pair.b.register("undoer", admin=True)
     for repair_id in ("none", "!", "%00"):

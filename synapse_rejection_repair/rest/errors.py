@@ -39,6 +39,7 @@ from synapse_rejection_repair.errors_peers import (
 )
 from synapse_rejection_repair.errors_undo import (
     BuiltUpon,
+    JournalGone,
     NotOver,
     NotStoppable,
     NotUndoable,
@@ -63,6 +64,7 @@ _HTTP: dict[type[RepairError], tuple[HTTPStatus, str]] = {
     JobOver: (HTTPStatus.CONFLICT, CONFLICT),
     NotStoppable: (HTTPStatus.CONFLICT, CONFLICT),
     BuiltUpon: (HTTPStatus.CONFLICT, CONFLICT),
+    JournalGone: (HTTPStatus.CONFLICT, CONFLICT),
     StateGone: (HTTPStatus.CONFLICT, CONFLICT),
     TouchedSince: (HTTPStatus.CONFLICT, CONFLICT),
     NotOver: (HTTPStatus.CONFLICT, CONFLICT),

@@ -27,6 +27,9 @@ class AdminResource(JsonResource):
         hs: the homeserver.
         unsupported: why the module does nothing on this Synapse; then every request is
             answered with it.
+
+    Attributes:
+        requests: how many requests have come here.
     """
 
     def __init__(self, hs: HomeServer, unsupported: UnsupportedSynapse | None = None) -> None:
@@ -34,6 +37,7 @@ class AdminResource(JsonResource):
         self._auth = hs.get_auth()
         self._unsupported = unsupported
         self._ready = False
+        self.requests = 0
 
     def ready(self) -> None:
         """Lets requests through: the module's tables are there."""
@@ -47,6 +51,7 @@ class AdminResource(JsonResource):
         raise StillStarting()
 
     async def _async_render(self, request: SynapseRequest) -> tuple[int, Any]:
+        self.requests += 1
         await assert_requester_is_admin(self._auth, request)
         if self._unsupported is not None:
             raise to_http(self._unsupported)
