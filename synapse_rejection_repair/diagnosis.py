@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import attr
 
-from synapse_rejection_repair.domain.cascade import Cascade, cascades
+from synapse_rejection_repair.domain.cascade import Cascade, cascades, largest
 from synapse_rejection_repair.domain.delivery import Deliver
 from synapse_rejection_repair.domain.facts import RoomFacts
 from synapse_rejection_repair.domain.health import Finding, Problem, problem
@@ -22,6 +22,12 @@ from synapse_rejection_repair.peers import PeerSurvey
 from synapse_rejection_repair.planner import Planner
 from synapse_rejection_repair.ports import Clock, FactsReader, RoomReader
 from synapse_rejection_repair.ports_watch import CauseReader
+
+_MOST_ROOTS = 1000
+"""How many roots a diagnosis tells of, those with the largest cascades.
+
+A wave of messages that were rejected rightly, one by one, is nothing but roots.
+"""
 
 _ROOTS_ASKED_ABOUT = 5
 """About how many roots other servers are asked in one diagnosis, the oldest first."""
@@ -52,15 +58,17 @@ class Diagnosis:
 
     Attributes:
         rejected_events: how many of its events are rejected.
-        roots: the causes, oldest first.
+        roots: the causes, oldest first; of very many, those with the largest cascades.
         still_flowing: the servers whose events were accepted since the first rejection.
         soft_failed: the events that were soft-failed since, each with today's verdict.
+        roots_total: how many roots there are.
     """
 
     rejected_events: int
     roots: list[Root]
     still_flowing: list[str]
     soft_failed: list[tuple[Node, Verdict]] = attr.Factory(list)
+    roots_total: int = 0
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)
@@ -98,7 +106,8 @@ class Diagnostician:
         rejected = facts.suspects
         if not rejected and not facts.soft_failed:
             return Diagnosis(0, [], [])
-        found = await self.clock.in_thread(cascades, rejected)
+        everything = await self.clock.in_thread(cascades, rejected)
+        found = largest(everything, _MOST_ROOTS)
         verdicts = await self.planner.verdicts(facts, found)
         recorded = await self.causes.recorded(found.keys())
         reports: dict[str, PeerReport] = {}
@@ -117,6 +126,7 @@ class Diagnostician:
             ],
             still_flowing=flowing,
             soft_failed=[(n, verdicts[i]) for i, n in facts.soft_failed.items()],
+            roots_total=len(everything),
         )
 
     async def health(self, room_id: str) -> list[Problem]:

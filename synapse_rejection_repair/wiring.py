@@ -168,7 +168,7 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
     for servlet in (
         RoomsServlet(base, listings),
         RejectionsServlet(base, rooms, listings),
-        DiagnosisServlet(base, diagnostician),
+        DiagnosisServlet(base, diagnostician, clock),
         PeersServlet(base, survey),
         HealthServlet(base, diagnostician),
         RepairServlet(base, service, clock),

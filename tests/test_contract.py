@@ -334,6 +334,7 @@ def test_diagnosis(world: World) -> None:
     nothing = {
         "rejected_events": 0,
         "roots": [],
+        "roots_total": 0,
         "still_flowing": [],
         "soft_failed_events": 0,
         "soft_failed": [],

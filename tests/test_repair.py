@@ -551,6 +551,7 @@ def test_health_is_good(story: Story) -> None:
     assert diagnosis(story.room.bob, story.room.room_id) == {
         "rejected_events": 0,
         "roots": [],
+        "roots_total": 0,
         "still_flowing": [],
         "soft_failed_events": 0,
         "soft_failed": [],

@@ -72,6 +72,48 @@ def descendants(starts: Collection[str], edges: Mapping[str, Iterable[str]]) -> 
     return seen
 
 
+def components(
+    event_ids: Iterable[str], parents: Callable[[str], Iterable[str]]
+) -> Iterator[list[str]]:
+    """Yields the strongly connected components of a graph, parents first: Tarjan's algorithm.
+
+    Of events, several are in one only where they claim a cycle.
+
+    Args:
+        event_ids: the events.
+        parents: the events, of these, that an event depends on.
+    """
+    number: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    open_: dict[str, None] = {}
+
+    def begin(event_id: str) -> tuple[str, Iterator[str]]:
+        number[event_id] = lowest[event_id] = len(number)
+        open_[event_id] = None
+        return event_id, iter(parents(event_id))
+
+    for start in event_ids:
+        path = [] if start in number else [begin(start)]
+        while path:
+            event_id, rest = path[-1]
+            for parent in rest:
+                if parent not in number:
+                    path.append(begin(parent))
+                    break
+                if parent in open_:
+                    lowest[event_id] = min(lowest[event_id], number[parent])
+            else:
+                path.pop()
+                if path:
+                    child = path[-1][0]
+                    lowest[child] = min(lowest[child], lowest[event_id])
+                if lowest[event_id] == number[event_id]:
+                    component = []
+                    while event_id in open_:
+                        component.append(open_.popitem()[0])
+                    yield component
+
+
 class Frontier:
     """A search along edges of which some are known, and others have to be looked up.
 

@@ -13,7 +13,7 @@ from synapse_rejection_repair.diagnosis import Diagnosis, Diagnostician
 from synapse_rejection_repair.domain.health import healthy
 from synapse_rejection_repair.domain.listing import RejectionFilter
 from synapse_rejection_repair.domain.model import JsonDict
-from synapse_rejection_repair.ports import ListingReader, RoomReader
+from synapse_rejection_repair.ports import Clock, ListingReader, RoomReader
 from synapse_rejection_repair.rest import params
 from synapse_rejection_repair.rest.paths import pattern
 from synapse_rejection_repair.rest.serialise import judged, listing, peer_report
@@ -69,17 +69,18 @@ class RejectionsServlet(RestServlet):
 class DiagnosisServlet(RestServlet):
     """`GET /rooms/{room_id}/diagnosis`: the roots of a room's rejections."""
 
-    def __init__(self, base: str, diagnostician: Diagnostician) -> None:
+    def __init__(self, base: str, diagnostician: Diagnostician, clock: Clock) -> None:
         super().__init__()
         self.PATTERNS = pattern(base, "/rooms/(?P<room_id>[^/]+)/diagnosis")
         self._diagnostician = diagnostician
+        self._clock = clock
 
     async def on_GET(self, request: SynapseRequest, room_id: str) -> tuple[int, JsonDict]:
         """Answers with the diagnosis."""
         query = params.query(request, ("peers",))
         peers = params.integer(query, "peers", 0, MOST_PEERS)
         diagnosis = await self._diagnostician.diagnose(params.room_id(room_id), peers or 0)
-        return HTTPStatus.OK, _diagnosis(diagnosis)
+        return HTTPStatus.OK, await self._clock.in_thread(_diagnosis, diagnosis)
 
 
 def _diagnosis(diagnosis: Diagnosis) -> JsonDict:
@@ -94,6 +95,7 @@ def _diagnosis(diagnosis: Diagnosis) -> JsonDict:
             }
             for root in diagnosis.roots
         ],
+        "roots_total": diagnosis.roots_total,
         "still_flowing": diagnosis.still_flowing,
         "soft_failed_events": len(diagnosis.soft_failed),
         "soft_failed": [

@@ -1,14 +1,23 @@
 from __future__ import annotations
 
+import time
+import tracemalloc
+from collections.abc import Mapping
+
 import pytest
 
-from synapse_rejection_repair.domain.cascade import Cascade, cascades, cited
+from synapse_rejection_repair.domain.cascade import MOST_ROOTS, Cascade, cascades, cited, largest
+from synapse_rejection_repair.domain.model import Node
 from tests.domain.drawing import draw
 
 
 def counts(drawing: str) -> dict[str, int]:
     """The size of the cascade behind each root, in the order in which they are given."""
-    return {root: cascade.count for root, cascade in cascades(draw(drawing)).items()}
+    return counts_of(draw(drawing))
+
+
+def counts_of(nodes: Mapping[str, Node]) -> dict[str, int]:
+    return {root: cascade.count for root, cascade in cascades(nodes).items()}
 
 
 @pytest.mark.parametrize(
@@ -84,8 +93,50 @@ def test_cited() -> None:
     assert cited(nodes["X"], nodes) == []
 
 
+def test_a_ladder_of_events_that_follow_more_and_more_roots() -> None:
+    """Only a hostile server makes one: each event cites the one before and a root of its own."""
+    size = 5000
+    drawing = ";".join(f"R{n}*@{n}" for n in range(size))
+    drawing += f"; E0*@{size} cites R0;"
+    drawing += ";".join(f"E{n}*@{size + n} cites E{n - 1}, R{n}" for n in range(1, size))
+    nodes = draw(drawing)
+    tracemalloc.start()
+    try:
+        began = time.monotonic()
+        found = cascades(nodes)
+        seconds, (_, peak) = time.monotonic() - began, tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [found[f"R{n}"].count for n in range(size)] == [
+        size - n if n < MOST_ROOTS else 0 for n in range(size)
+    ]
+    # Bounds that only what grows with the square of the size does not keep to.
+    assert seconds < 20
+    assert peak < 30 * 2**20
+
+
+def test_many_claimed_cycles_in_a_row() -> None:
+    pairs = 3000
+    drawing = "A0*@0 cites B0; B0*@1 cites A0;" + ";".join(
+        f"A{n}*@{-2 * n} cites B{n}, A{n - 1}; B{n}*@{1 - 2 * n} cites A{n}"
+        for n in range(1, pairs)
+    )
+    nodes = draw(drawing)
+    began = time.monotonic()
+    assert counts_of(nodes) == {"A0": 2 * pairs - 1}
+    assert time.monotonic() - began < 10
+
+
 def test_many_events_behind_many_roots() -> None:
     roots = [f"R{n}" for n in range(50)]
     drawing = ";".join([*(f"{r}*" for r in roots), f"E0* cites {','.join(roots)}"])
     drawing += ";" + ";".join(f"E{n}* cites E{n - 1}" for n in range(1, 2000))
     assert counts(drawing) == dict.fromkeys(roots, 2000)
+
+
+def test_the_largest_cascades() -> None:
+    found = cascades(draw("X*; A* cites X; Y*; Z*; B* cites Z; C* cites Z; U*"))
+    assert list(largest(found, 5)) == ["X", "Y", "Z", "U"]
+    assert list(largest(found, 3)) == ["X", "Y", "Z"]
+    assert list(largest(found, 2)) == ["X", "Z"]
+    assert list(largest(found, 1)) == ["Z"]

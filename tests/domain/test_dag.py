@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from synapse_rejection_repair.domain.dag import descendants, in_order
+from synapse_rejection_repair.domain.dag import components, descendants, in_order
 from synapse_rejection_repair.domain.model import Node
 from tests.domain.drawing import draw
 
@@ -90,3 +90,27 @@ EDGES = {"A": ["B", "C"], "B": ["D"], "C": ["D"], "D": ["E"], "X": ["Y"], "Y": [
 )
 def test_descendants(starts: str, reached: str) -> None:
     assert descendants(set(starts), EDGES) == {*starts, *reached}
+
+
+@pytest.mark.parametrize(
+    ("parents", "expected"),
+    [
+        pytest.param({"A": "", "B": "A", "C": "B"}, "A B C", id="chain"),
+        pytest.param({"C": "B", "B": "A", "A": ""}, "A B C", id="chain, the last first"),
+        pytest.param({"A": "B", "B": "A", "C": "B"}, "AB C", id="a cycle and a follower"),
+        pytest.param({"C": "B", "A": "B", "B": "AX", "X": ""}, "X AB C", id="behind another"),
+        pytest.param({"A": "B", "B": "C", "C": "A", "D": "E", "E": "DA"}, "ABC DE", id="two"),
+        pytest.param({"A": "BC", "B": "A", "C": "A"}, "ABC", id="two cycles with one event"),
+        pytest.param({"A": "A"}, "A", id="its own parent"),
+    ],
+)
+def test_components(parents: dict[str, str], expected: str) -> None:
+    found = components(parents, parents.__getitem__)
+    assert ["".join(sorted(component)) for component in found] == expected.split()
+
+
+def test_components_cope_with_depth() -> None:
+    count = 50_000
+    ring = {str(n): [str((n + 1) % count)] for n in range(count)}
+    (component,) = components(ring, ring.__getitem__)
+    assert len(component) == count
