@@ -12,10 +12,11 @@ from synapse.storage.engines import PostgresEngine
 
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.nodes import references
+from synapse_rejection_repair.adapter.state_difference import difference
 from synapse_rejection_repair.adapter.tables import JOBS, JOURNAL
 from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.health import Finding
-from synapse_rejection_repair.domain.model import StateIds, StateKey
+from synapse_rejection_repair.domain.model import StateKey
 from synapse_rejection_repair.ports import Clock, StateReader
 
 _SCAN = 1000
@@ -230,10 +231,12 @@ class DefectScan:
         self, group: int, prev_group: int, key: StateKey | None, event_id: str | None
     ) -> bool:
         """Whether a group is the state before it, with at most the event's own entry set."""
-        expected: StateIds = await self.states.full(prev_group)
-        if key is not None and event_id is not None:
-            expected = {**expected, key: event_id}
-        return await self.states.full(group) == expected
+        set_, replaced = await self.database.run("scan_difference", difference, group, prev_group)
+        if key is None:
+            return not set_ and not replaced
+        if set_ or replaced:
+            return set_ == {key: event_id} and replaced.keys() <= {key}
+        return (await self.states.entries(group, [key])).get(key) == event_id
 
 
 def _findings(row: tuple[Any, ...], event: dict[str, Any]) -> list[Finding]:
