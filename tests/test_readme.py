@@ -8,6 +8,7 @@ import shlex
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ from synapse_rejection_repair import RejectionRepair
 from synapse_rejection_repair.adapter import alertchannel, metrics
 from synapse_rejection_repair.adapter.tables import create_tables
 from synapse_rejection_repair.config import AlertConfig, AutoRepairConfig, SourceConfig
+from synapse_rejection_repair.rest.errors import _HTTP
 from tests.harness.client import MatrixError, quoted
 from tests.harness.process import REPOSITORY
 from tests.harness.server import Server
@@ -212,6 +214,20 @@ def test_every_error_code_is_explained() -> None:
 
     section = _section("runbook.md", "## Errors for scripts")
     assert set(re.findall(r"`(\w*[A-Z]\w*)`", section)) == set(codes(CONTRACT.document))
+
+
+def test_every_conflict_is_in_the_runbook() -> None:
+    cells = re.findall(r"`([^`]*)`", " ".join(_first_cells("runbook.md", "## If it fails")))
+    patterns = [".*".join(map(re.escape, cell.split("…"))) for cell in cells]
+    for error, (status, _) in _HTTP.items():
+        if status in (HTTPStatus.CONFLICT, HTTPStatus.SERVICE_UNAVAILABLE):
+            fields = attr.fields(error)
+            text = str(error(*(("X",) if "tuple" in str(f.type) else "X" for f in fields)))
+            assert any(len(p) > 9 and re.search(p, text) for p in patterns), text
+
+
+def _first_cells(document: str, heading: str) -> list[str]:
+    return re.findall(r"^\| (.*?) \|", _section(document, heading), re.MULTILINE)
 
 
 def _configurations(*names: str) -> list[dict[str, Any]]:
