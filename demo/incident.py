@@ -71,7 +71,11 @@ def _understand(terminal: Terminal, incident: Incident) -> Shell:
     shell = Shell(terminal, bob, incident.room.room_id)
     terminal.say("Which rooms have rejected events?")
     (room,) = shell.call("$API/rooms")["rooms"]
-    terminal.say("What happened in this one? One root, which passes the checks today; a cascade.")
+    terminal.say(
+        "What happened in this one? One root, which passes the checks today; a cascade. Nothing is "
+        "recorded of why the root was rejected, because the demo made its rejection up: Synapse's "
+        "own would be in its log, and here under recorded."
+    )
     (root,) = shell.call("$API/rooms/$ROOM/diagnosis")["roots"]
     if root["verdict"] != "accept" or root["cascade"]["count"] + 1 != room["rejected_events"]:
         raise NotWhole("that is not the diagnosis of the incident that was made")
