@@ -142,13 +142,17 @@ class ImportService:
             dry_run: whether nothing is to be written.
 
         Raises:
+            NoMediaStore: media are asked for, and the source's media store is not configured.
             RepairError: the source cannot be read. What is wrong with one room is part of
                 the answer instead.
         """
-        if room_ids is None:
-            room_ids = await self._worthwhile(request)
-        else:
-            await (await self.sources.open(request.source)).close()
+        source = await self.sources.open(request.source)
+        try:
+            self._require_media(source, request)
+            if room_ids is None:
+                room_ids = await self._worthwhile(source, request)
+        finally:
+            await source.close()
         answers = []
         for room_id in room_ids:
             try:
@@ -165,12 +169,8 @@ class ImportService:
         if request.media:
             self.media.require_store(request.source, source)
 
-    async def _worthwhile(self, request: ImportRequest) -> list[str]:
-        source = await self.sources.open(request.source)
-        try:
-            joined = sorted(await self.target.joined_rooms(list(await source.rooms())))
-            if request.media:
-                return joined
-            return [r for r in joined if await missing(source, self.target, r)]
-        finally:
-            await source.close()
+    async def _worthwhile(self, source: Source, request: ImportRequest) -> list[str]:
+        joined = sorted(await self.target.joined_rooms(list(await source.rooms())))
+        if request.media:
+            return joined
+        return [r for r in joined if await missing(source, self.target, r)]

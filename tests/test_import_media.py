@@ -158,10 +158,16 @@ def files_in(folder: Path) -> int:
 
 
 def test_media_are_refused_where_the_source_has_no_store(gallery: Gallery) -> None:
-    for dry_run in (True, False):
-        body = {"source": "bare", "media": True, "dry_run": dry_run}
+    bare = {"source": "bare", "media": True}
+    one = room_path(gallery.world.room_id, "import")
+    for path, body in (
+        (one, {**bare, "dry_run": True}),
+        (one, {**bare, "dry_run": False}),
+        ("/imports", {**bare, "room_ids": "all", "dry_run": True}),
+        ("/imports", {**bare, "room_ids": [gallery.world.room_id], "dry_run": False}),
+    ):
         with pytest.raises(MatrixError) as error:
-            gallery.world.bob.repair_api("POST", room_path(gallery.world.room_id, "import"), body)
+            gallery.world.bob.repair_api("POST", path, body)
         assert (error.value.status, error.value.errcode) == (400, "M_INVALID_PARAM")
         assert "media_store_path" in (error.value.error or "")
     with pytest.raises(MatrixError) as error:

@@ -34,7 +34,7 @@ _DETAIL = {
     Finding.WRONGLY_REJECTED: "rejected here, though they pass the checks today"
     " (or follow only from events that do)",
     Finding.REJECTED: "rejected, and fail the checks today as well: this is as it should be",
-    Finding.WRONGLY_SOFT_FAILED: "hidden from clients, since the current state was not what it"
+    Finding.WRONGLY_SOFT_FAILED: "hidden from clients, because the current state was not what it"
     " should have been when they arrived",
     Finding.SOFT_FAILED: "hidden from clients, as they should be: soft-failed",
     Finding.GAPS: "never stored here, though accepted events follow them: other servers may"
