@@ -204,10 +204,11 @@ def reject_outliers(world: OldWorld, bad: str) -> str:
     return str(first)
 
 
-def hold_as_outlier(world: OldWorld, event_id: str) -> None:
+def hold_as_outlier(world: OldWorld, event_id: str, stream_ordering: int | None = None) -> None:
     """Lets B have an event of A's as if it had been part of what it was given at its join."""
-    ordering = world.b.database.value("SELECT MIN(stream_ordering) FROM events") - 1
-    write_like(world, event_id, world.b, "events", outlier=True, stream_ordering=ordering)
+    if stream_ordering is None:
+        stream_ordering = world.b.database.value("SELECT MIN(stream_ordering) FROM events") - 1
+    write_like(world, event_id, world.b, "events", outlier=True, stream_ordering=stream_ordering)
     write_like(world, event_id, world.b, "event_json")
 
 

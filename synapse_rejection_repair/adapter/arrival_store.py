@@ -213,7 +213,8 @@ class _Progress:
         new, end = set(event_ids) - self._stored, self._end
         progress = self.job.progress.stored(
             imported=sum(self._events[i].skipped is None for i in new),
-            orderings=sum(i in self._orderings for i in new),
+            # Not the lowest so many: others may have stored one of the events on its own.
+            orderings=[self._orderings[i] for i in new if i in self._orderings],
         )
         if end is not None and self._stored | new >= self._events.keys():
             progress = progress.passed(end.cursor, end.left_out)

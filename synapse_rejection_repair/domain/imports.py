@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import attr
@@ -13,7 +13,7 @@ from synapse_rejection_repair.domain.job import Job
 from synapse_rejection_repair.domain.media import MediaProgress, MediaSummary
 from synapse_rejection_repair.domain.model import Check
 from synapse_rejection_repair.domain.source import Position
-from synapse_rejection_repair.domain.spans import Span, without_lowest
+from synapse_rejection_repair.domain.spans import Span, without
 
 MAX_RATE = 1_000_000
 """The highest number of events per second that a request may ask for."""
@@ -155,18 +155,18 @@ class ImportProgress:
             }
         )
 
-    def stored(self, imported: int, orderings: int) -> ImportProgress:
+    def stored(self, imported: int, orderings: Collection[int]) -> ImportProgress:
         """The progress once more events are stored.
 
         Args:
             imported: how many were accepted.
-            orderings: how many of the reserved stream orderings they took.
+            orderings: those of the reserved stream orderings that they took.
         """
         return attr.evolve(
             self,
             imported=self.imported + imported,
             done=self.done + imported,
-            reserved=without_lowest(self.reserved, orderings),
+            reserved=without(self.reserved, orderings),
         )
 
     def passed(self, cursor: Position | None, skipped: Sequence[Skipped]) -> ImportProgress:

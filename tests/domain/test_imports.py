@@ -31,8 +31,9 @@ def test_progress_is_kept_as_json() -> None:
 
 
 def test_progress_counts() -> None:
-    progress = ImportProgress(total=5, reserved=((-9, -5),)).stored(imported=2, orderings=3)
-    assert (progress.imported, progress.done, progress.reserved) == (2, 2, ((-6, -5),))
+    progress = ImportProgress(total=5, reserved=((-9, -5),)).stored(2, orderings=[-9, -6])
+    assert (progress.imported, progress.done) == (2, 2)
+    assert progress.reserved == ((-8, -7), (-5, -5))
     lost = [Skipped("$a", Skip.MISSING_JSON), Skipped("$b", Skip.MISSING_JSON)]
     progress = progress.passed(Position(4, 1), lost)
     assert (progress.done, progress.skipped) == (4, {"missing_json": 2})
