@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import attr
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from synapse_rejection_repair.arrival_order import ArrivalOrder
-from synapse_rejection_repair.domain.imports import Held, Skipped
+from synapse_rejection_repair.domain.imports import (
+    Held,
+    ImportJob,
+    ImportProgress,
+    ImportRequest,
+    Skipped,
+)
+from synapse_rejection_repair.domain.job import Job, Status
+from synapse_rejection_repair.domain.listing import Listing, Page
 from synapse_rejection_repair.domain.source import BEGINNING, Position, SourceEvent
+from synapse_rejection_repair.domain.spans import Span
+from synapse_rejection_repair.import_jobs import ImportRunner
 
 
 @attr.s(auto_attribs=True)
@@ -129,3 +141,39 @@ def test_those_in_a_circle_come_all_the_same() -> None:
     came = arrive(Books(parents, dict.fromkeys(parents, 1)), page=2)
     assert came.events == ["$a", "$b", "$c", "$d", "$e"]
     assert [size for size in came.batches if size] == [2, 2, 1]
+
+
+CALLED_OFF, LEFT = ImportProgress(), ImportProgress(reserved=((-9, -5),), lowest=-12)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "reserved"),
+    [
+        ([(Status.CANCELLED, LEFT)], LEFT.reserved),
+        ([(Status.FAILED, LEFT)], LEFT.reserved),
+        ([(Status.CANCELLED, LEFT)] + [(Status.CANCELLED, CALLED_OFF)] * 30, LEFT.reserved),
+        # What it left is higher than what it has used.
+        ([(Status.CANCELLED, LEFT), (Status.COMPLETE, LEFT)], ()),
+        # There was nothing to bring then.
+        ([(Status.CANCELLED, LEFT), (Status.COMPLETE, ImportProgress())], LEFT.reserved),
+        ([], ()),
+    ],
+)
+def test_what_the_last_import_has_left_is_taken_over(
+    earlier: list[tuple[Status, ImportProgress]], reserved: tuple[Span, ...]
+) -> None:
+    new = import_job(len(earlier), Status.ACTIVE, ImportProgress())
+    jobs = [*(import_job(n, *one) for n, one in enumerate(earlier)), new]
+
+    async def page(page: Page, room_id: str | None, status: Status | None) -> Listing[ImportJob]:
+        assert (room_id, status, page.order_by, page.backwards) == ("!r", None, "created_ts", True)
+        return Listing(jobs[::-1][page.start : page.start + page.limit], len(jobs))
+
+    runner = ImportRunner.__new__(ImportRunner)
+    object.__setattr__(runner, "store", SimpleNamespace(page=page))
+    found = asyncio.run(runner._continue_orderings(new)).progress
+    assert (found.reserved, found.lowest) == (reserved, -12 if reserved else None)
+
+
+def import_job(number: int, status: Status, progress: ImportProgress) -> ImportJob:
+    return Job(str(number), "!r", status, ImportRequest("old"), progress, created_ts=number)
