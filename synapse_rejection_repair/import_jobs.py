@@ -95,7 +95,8 @@ class ImportRunner(Runner[ImportRequest, ImportProgress]):
         lacking = await missing(source, self.target, room_id)
         total = job.progress.done + lacking
         job = await self.store.save(job.begun(self.clock.now_ms()).with_progress(total=total))
-        if lacking:
+        # One that was begun goes on to its end: what is left out there counts as well.
+        if lacking or job.progress.lowest is not None:
             writer = self.make_writer(room_id, version, source, job.request.verify_signatures)
             job = await self._continue_orderings(job)
             job = await writer.prepare(job, lacking + _SPARE)

@@ -14,8 +14,7 @@ from synapse_rejection_repair.adapter.arrivals import ArrivalHooks
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.jobstore import SynapseJobStore
-from synapse_rejection_repair.adapter.journal import journal
-from synapse_rejection_repair.adapter.skipped import SKIPPED
+from synapse_rejection_repair.adapter.skipped import note_skipped
 from synapse_rejection_repair.adapter.takeaway import TakenAway, delete, take_away
 from synapse_rejection_repair.domain.imports import (
     ImportJob,
@@ -68,7 +67,7 @@ class BatchEnd:
 
     Attributes:
         cursor: the position before which everything is decided.
-        left_out: the events that have been skipped, and those stored as rejected.
+        left_out: the events that have been skipped, and are not stored.
         meanwhile: called once nothing but the commit is left, which needs no Python.
     """
 
@@ -216,11 +215,14 @@ class _Progress:
             # Not the lowest so many: others may have stored one of the events on its own.
             orderings=[self._orderings[i] for i in new if i in self._orderings],
         )
+        # With what is stored: read again after a kill, it would be what was rejected here.
+        left_out = [one.skipped for i, one in self._events.items() if i in new and one.skipped]
+        cursor = None
         if end is not None and self._stored | new >= self._events.keys():
-            progress = progress.passed(end.cursor, end.left_out)
-            why = [(s.event_id, {"reason": s.reason.value, "error": s.error}) for s in end.left_out]
-            journal(txn, self.job.job_id, SKIPPED, self._now_ms, why)
-        job = attr.evolve(self.job, progress=progress)
+            left_out += end.left_out
+            cursor = end.cursor
+        noted = note_skipped(txn, self.job.job_id, self._now_ms, left_out)
+        job = attr.evolve(self.job, progress=progress.passed(cursor, noted))
         job = attr.evolve(job, cancel_requested=self._jobs.save_in(txn, job))
         if end is not None:
             end.meanwhile()

@@ -173,8 +173,6 @@ class SynapseImportWriter(ImportWriter):
                 pending[one.event.event_id] = found
                 self._states.take(one.event.event_id, found.context)
                 self._checker.keep(one.event, bool(found.context.rejected))
-                if found.skipped is not None:
-                    left_out.append(found.skipped)
                 await self._clock.breathe()
             return await flush(job, BatchEnd(cursor, left_out, self._clock.from_thread(meanwhile)))
         except BaseException:
