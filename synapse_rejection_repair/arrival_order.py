@@ -56,7 +56,7 @@ class ArrivalOrder:
         on_page = {e.event_id: e for e in page}
         parents = {p for e in page for p in _parents(e)} - on_page.keys()
         held = await self._target.held({*on_page, *parents})
-        elsewhere = {p for p in parents if held.get(p) in (None, Held.OUTLIER)}
+        elsewhere = {p for p in parents if p not in held or not held[p].in_full}
         there = await self._source.positions(self._room_id, elsewhere) if elsewhere else {}
         later = {event_id for event_id, position in there.items() if position > self._read}
         batch = _Batch()
@@ -89,7 +89,8 @@ class ArrivalOrder:
             if not event.rejected:
                 batch.skipped.append(Skipped(event.event_id, Skip.REJECTED_HERE))
             return True
-        if event.rejected and not event.cited:
+        # What this server has accepted may be in its states: it is for the rules to decide.
+        if event.rejected and not event.cited and held is not Held.OUTLIER:
             batch.skipped.append(Skipped(event.event_id, Skip.REJECTED_BY_SOURCE))
             return True
         return False

@@ -102,6 +102,7 @@ class ImportRunner(Runner[ImportRequest, ImportProgress]):
             job = await writer.prepare(job, lacking + _SPARE)
             async with writer.at_work():
                 job = await self._loop(job, source, writer)
+            await writer.finish(job)
         if job.request.media and not job.cancel_requested:
             job = await self.media.bring(job, source)
         if job.cancel_requested:

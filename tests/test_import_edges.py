@@ -195,6 +195,55 @@ def test_rejected_outliers_are_decided_anew(tmp_path: Path) -> None:
         assert world.b.errors_in_log() == []
 
 
+@pytest.mark.slow
+def test_accepted_outliers_are_decided_by_the_rules(tmp_path: Path) -> None:
+    """What B was given at its join, and accepted: A had rejected some of it, one by mistake.
+
+    Much later events follow both again, in batches of their own.
+    """
+    special: dict[str, str] = {}
+
+    def spoil(world: OldWorld) -> None:
+        special["good"] = rejected_by_a(world, "I break no rule")
+        special["alone"] = rejected_by_a(world, "Nothing follows me, and I break no rule")
+        special["bad"] = accepted_topic(world)
+        for number in range(160):
+            world.alice.send_message(world.room_id, f"Much later {number}")
+        for one in ("good", "bad"):
+            by_carol(world, "m.room.message", f"After {one}", after=[special[one]])
+        world.alice.send_message(world.room_id, "After all")
+
+    with old_world(tmp_path, "11", messages=2, spoil=spoil) as world:
+        world.b.stop()
+        for event_id in special.values():
+            hold_as_outlier(world, event_id)
+        world.b.start()
+        right = accepted(world.a, world.room_id) - {special["bad"]}
+        before = accepted(world.b, world.room_id)
+        come = right | {special["good"], special["alone"]}
+
+        summary = world.dry_run()
+        assert (summary["to_import"], summary["fails_auth"]) == (len(come - before), 1)
+        assert (summary["rejected"], summary["outliers"]) == (0, len(outliers(world) & come))
+        job = world.import_room()
+        assert (job["status"], job["skipped"]) == ("complete", {"auth_events": 1}), job
+        assert job["imported"] == summary["to_import"]
+        assert accepted(world.b, world.room_id) >= come
+        assert outliers(world) & {*special.values()} == {special["bad"]}
+        assert world.b.rejected(world.room_id) == set()
+        assert states(world.b, right) == states(world.a, right)
+        gaps = "SELECT event_id FROM event_backward_extremities WHERE room_id = ?"
+        assert world.b.database.query(gaps, world.room_id) == []
+        assert untouched(world.b, world.bob, world.room_id) == world.facts
+        assert world.b.errors_in_log() == []
+
+
+def outliers(world: OldWorld) -> set[str]:
+    """What B holds without the state at it."""
+    sql = "SELECT event_id FROM events WHERE room_id = ? AND outlier"
+    return {event_id for (event_id,) in world.b.database.query(sql, world.room_id)}
+
+
 def reject_outliers(world: OldWorld, bad: str) -> str:
     """Lets B have taken an event, and the first power levels, for bad at its join; gives these."""
     ((first,),) = world.b.database.query(

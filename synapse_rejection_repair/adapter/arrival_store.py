@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import attr
@@ -14,12 +15,14 @@ from synapse_rejection_repair.adapter.arrivals import ArrivalHooks
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.jobstore import SynapseJobStore
-from synapse_rejection_repair.adapter.skipped import note_skipped
+from synapse_rejection_repair.adapter.skipped import SKIPPED, note_skipped
+from synapse_rejection_repair.adapter.tables import JOURNAL
 from synapse_rejection_repair.adapter.takeaway import TakenAway, delete, take_away
 from synapse_rejection_repair.domain.imports import (
     ImportJob,
     ImportProgress,
     ImportRequest,
+    Skip,
     Skipped,
 )
 from synapse_rejection_repair.domain.source import Position
@@ -168,6 +171,30 @@ class ArrivalStore:
                 backfilled=True,
             )
         return progress.job
+
+    async def close_gaps(self, job_id: str) -> None:
+        """Lets nobody ask others for events that an import has decided, and left as outliers.
+
+        Synapse takes each for a gap again with each event that follows it:
+        `PersistEventsStore._update_backward_extremeties` (read in Synapse 1.151.0 and 1.163.2).
+
+        Args:
+            job_id: the import.
+        """
+
+        def close(txn: LoggingTransaction) -> None:
+            txn.execute(
+                "SELECT be.event_id, j.original_rows FROM event_backward_extremities AS be"
+                " INNER JOIN events AS e ON e.event_id = be.event_id"
+                f" INNER JOIN {JOURNAL} AS j ON j.event_id = be.event_id"
+                " WHERE be.room_id = ? AND e.outlier AND j.job_id = ? AND j.action = ?",
+                (self._room_id, job_id, SKIPPED),
+            )
+            left = [i for i, why in txn.fetchall() if Skip(json.loads(why)["reason"]).verdict]
+            if left:
+                delete(txn, "event_backward_extremities", left)
+
+        await self._database.run("close_gaps", close)
 
     def _require_room(self, txn: LoggingTransaction) -> None:
         """Undoes all of a transaction if the room has been purged: it would come back in pieces."""

@@ -122,6 +122,10 @@ class SynapseImportWriter(ImportWriter):
         return taken
 
     @override
+    async def finish(self, job: ImportJob) -> None:
+        await self._store.close_gaps(job.job_id)
+
+    @override
     async def verify(
         self, events: Sequence[SourceEvent], skipped: Sequence[Skipped], cursor: Position
     ) -> StoreBatch:
@@ -161,11 +165,13 @@ class SynapseImportWriter(ImportWriter):
             for one in admitted:
                 if len(pending) >= _PER_TRANSACTION:
                     job = await flush(job)
-                found = await self._judge.decide(one, pending)
+                held = outliers.get(one.event.event_id)
+                accepted = held is not None and not held.rejected
+                found = await self._judge.decide(one, pending, accepted=accepted)
                 if found is None:
                     # Synapse resolves states with the events as they are stored.
                     job = await flush(job)
-                    found = await self._judge.decide(one, pending)
+                    found = await self._judge.decide(one, pending, accepted=accepted)
                 if isinstance(found, Skipped):
                     left_out.append(found)
                     continue
