@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.harness.client import Client
 from tests.harness.database import SqliteDatabase
 from tests.harness.hostile import HostilePeer
 from tests.harness.installs import INSTALLS
@@ -21,6 +22,7 @@ from tests.oldworld import (
     accepted,
     live,
     old_world,
+    room_path,
     signed,
     states,
     untouched,
@@ -328,6 +330,50 @@ def assert_related_as_in_a(world: OldWorld, redacted: list[str]) -> None:
     theirs = sorted(world.a.database.query(relations))
     assert not set(redacted) & {event_id for event_id, *_ in theirs}
     assert sorted(world.b.database.query(relations)) == theirs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def test_threads_across_a_gap(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
+    """B was in the room, missed replies to a thread that it knows, and came back."""
+    order: list[tuple[str, str]] = []
+    missed: list[str] = []
+    postgres: Postgres | None = None if kind == "sqlite" else request.getfixturevalue("postgres")
+
+    def threads(user: Client, room_id: str) -> list[tuple[str, str]]:
+        path = "/_matrix/client/v1" + room_path(room_id, "threads")
+        return [
+            (e["event_id"], e["unsigned"]["m.relations"]["m.thread"]["latest_event"]["event_id"])
+            for e in user.call("GET", path)["chunk"]
+        ]
+
+    def leave_and_come_back(world: OldWorld) -> None:
+        r, alice, bob = world.room_id, world.alice, world.bob
+        bob.join(r, via=world.a.name)
+        roots = [alice.send_message(r, f"Root {n}") for n in range(2)]
+        world.b.wait_for_event(alice.send_in_thread(r, roots[0], "While B is here"))
+        bob.leave(r)
+        wait_for(lambda: bob.user_id not in alice.members(r), what="A to see bob go")
+        missed.extend(alice.send_in_thread(r, roots[1], f"Reply {n}") for n in range(2))
+        missed.extend(alice.send_in_thread(r, roots[0], f"Reply {n}") for n in range(2))
+        alice.send_message(r, "Where is bob?")
+        order.extend(threads(alice, r))
+
+    with old_world(
+        tmp_path,
+        "11",
+        messages=2,
+        b_database=None if postgres is None else postgres.create_database(),
+        spoil=leave_and_come_back,
+    ) as world:
+        assert not set(missed) & accepted(world.b, world.room_id)
+        job = world.import_room()
+        assert (job["status"], job["skipped"]) == ("complete", {}), job
+        assert set(missed) <= accepted(world.b, world.room_id)
+        assert threads(world.bob, world.room_id) == order
+        latest = "SELECT thread_id, latest_event_id, topological_ordering FROM threads"
+        assert set(world.b.database.query(latest)) == set(world.a.database.query(latest))
+        assert world.b.errors_in_log() == []
 
 
 @pytest.mark.postgres

@@ -15,6 +15,7 @@ from synapse_rejection_repair.adapter.arrivals import ArrivalHooks
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.jobstore import SynapseJobStore
+from synapse_rejection_repair.adapter.newest import extend_threads
 from synapse_rejection_repair.adapter.skipped import SKIPPED, note_skipped
 from synapse_rejection_repair.adapter.tables import JOURNAL
 from synapse_rejection_repair.adapter.takeaway import TakenAway, delete, take_away
@@ -159,6 +160,7 @@ class ArrivalStore:
             rejected = [i for i in event_ids if events[i].context.rejected]
             if rejected:
                 delete(txn, "event_backward_extremities", rejected)
+            extend_threads(txn, self._room_id, event_ids)
             progress.note(txn, event_ids)
 
         with (
