@@ -207,6 +207,23 @@ def test_what_is_said_of_an_event(place: Any) -> None:
     assert not child.rejected
 
 
+def test_what_is_no_utf_8_is_read_all_the_same(tmp_path: Path) -> None:
+    old = Old()
+    for number, event_id in enumerate(("$a", "$b", "$c")):
+        old.event(event_id, number, number + 1)
+    for event_id, json in (("$b", b'{"\xff"}'), ("$c", b'{"type": "m.\xff"}')):
+        old.statements.append(
+            f"UPDATE event_json SET json = CAST(x'{json.hex()}' AS TEXT)"
+            f" WHERE event_id = '{event_id}'"
+        )
+    events = old.opened_on(tmp_path / "old.db").history("!r:x", BEGINNING, 9)
+    assert [e.pdu for e in events] == [
+        {"type": "m.x"},
+        None,
+        {"type": "m.\N{REPLACEMENT CHARACTER}"},
+    ]
+
+
 def test_state_before_events(place: Any) -> None:
     old = Old()
     old.state(1, None, ("m.room.create", "", "$create"), ("m.room.topic", "", "$t1"))
