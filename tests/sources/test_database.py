@@ -165,6 +165,8 @@ def test_a_few_events_are_found_without_reading_the_room(tmp_path: Path) -> None
     for sql in connection.heard:
         plan = connection.raw.execute(f"EXPLAIN QUERY PLAN {sql}", [None] * sql.count("?"))
         first = plan.fetchone()[3]
+        if "topological_ordering = ?" in sql:
+            assert "topological_ordering=? AND stream_ordering>?" in first, sql
         if "event_id IN" in sql:
             assert "event_id=?" in first, sql
         if "state_key IN" in sql:
