@@ -16,7 +16,7 @@ from synapse_rejection_repair.sources.states import StateTables
 
 _EVENT = (
     "SELECT e.event_id, e.topological_ordering, e.stream_ordering, ej.json,"
-    " ej.internal_metadata, g.state_group, r.event_id IS NOT NULL, e.outlier"
+    " ej.internal_metadata, g.state_group, r.event_id IS NOT NULL, e.outlier, e.room_id"
     " FROM events AS e LEFT JOIN event_json AS ej ON ej.event_id = e.event_id"
     " LEFT JOIN event_to_state_groups AS g ON g.event_id = e.event_id"
     " LEFT JOIN rejections AS r ON r.event_id = e.event_id"
@@ -25,6 +25,9 @@ _EVENT = (
 
 class SourceDatabase:
     """Reads an old database, a batch at a time, and blocks while it does.
+
+    Events that are asked for by their ids are asked for by nothing else: told the room too, a
+    SQLite database that was never analysed goes through all of the room.
 
     Args:
         connection: to the database.
@@ -71,45 +74,55 @@ class SourceDatabase:
 
     def accepted_ids(self, room_id: str, after: Position, limit: int) -> list[tuple[Position, str]]:
         """The next of the room's accepted events, in the source's order."""
-        rows = self._connection.query(
+        rows = self._page(
             "SELECT e.topological_ordering, e.stream_ordering, e.event_id FROM events AS e"
-            " LEFT JOIN rejections AS r ON r.event_id = e.event_id"
-            " WHERE e.room_id = ? AND NOT e.outlier AND r.event_id IS NULL"
-            " AND (e.topological_ordering, e.stream_ordering) > (?, ?)"
-            " ORDER BY e.topological_ordering, e.stream_ordering LIMIT ?",
-            (room_id, *after, limit),
+            " LEFT JOIN rejections AS r ON r.event_id = e.event_id WHERE r.event_id IS NULL AND",
+            room_id,
+            after,
+            limit,
         )
         return [(Position(topological, stream), i) for topological, stream, i in rows]
 
     def history(self, room_id: str, after: Position, limit: int) -> list[SourceEvent]:
         """The next of the room's events that are no outliers, in the source's order."""
-        rows = self._connection.query(
-            f"{_EVENT} WHERE e.room_id = ? AND NOT e.outlier"
-            " AND (e.topological_ordering, e.stream_ordering) > (?, ?)"
-            " ORDER BY e.topological_ordering, e.stream_ordering LIMIT ?",
-            (room_id, *after, limit),
-        )
-        return self._events(rows)
+        return self._events(self._page(f"{_EVENT} WHERE", room_id, after, limit))
+
+    def _page(self, sql: str, room_id: str, after: Position, limit: int) -> list[tuple[Any, ...]]:
+        """The next rows of a query of a room's events that ends before its conditions."""
+        rows: list[tuple[Any, ...]] = []
+        # In two: SQLite makes nothing of the second part of a pair, and there are rooms where all
+        # events have come to claim one depth, the highest that there is.
+        for where, args in (
+            ("e.topological_ordering = ? AND e.stream_ordering > ?", after),
+            ("e.topological_ordering > ?", after[:1]),
+        ):
+            if len(rows) < limit:
+                rows += self._connection.query(
+                    f"{sql} e.room_id = ? AND NOT e.outlier AND {where}"
+                    " ORDER BY e.topological_ordering, e.stream_ordering LIMIT ?",
+                    (room_id, *args, limit - len(rows)),
+                )
+        return rows
 
     def events(self, room_id: str, event_ids: Collection[str]) -> dict[str, SourceEvent]:
         """Some of the room's events, outliers too; unknown ids are left out."""
         rows: list[tuple[Any, ...]] = []
         for ids in batches(event_ids):
-            rows += self._connection.query(
-                f"{_EVENT} WHERE e.room_id = ? AND e.event_id IN ({marks(ids)})", (room_id, *ids)
-            )
+            found = self._connection.query(f"{_EVENT} WHERE e.event_id IN ({marks(ids)})", ids)
+            rows += [row for row in found if row[-1] == room_id]
         return {event.event_id: event for event in self._events(rows)}
 
     def positions(self, room_id: str, event_ids: Collection[str]) -> dict[str, Position]:
         """Where those of the events are in its order that it has as no outliers."""
         found = {}
         for ids in batches(event_ids):
-            for event_id, topological, stream in self._connection.query(
-                "SELECT event_id, topological_ordering, stream_ordering FROM events"
-                f" WHERE room_id = ? AND NOT outlier AND event_id IN ({marks(ids)})",
-                (room_id, *ids),
+            for event_id, topological, stream, room in self._connection.query(
+                "SELECT event_id, topological_ordering, stream_ordering, room_id FROM events"
+                f" WHERE NOT outlier AND event_id IN ({marks(ids)})",
+                ids,
             ):
-                found[event_id] = Position(topological, stream)
+                if room == room_id:
+                    found[event_id] = Position(topological, stream)
         return found
 
     def _events(self, rows: Collection[tuple[Any, ...]]) -> list[SourceEvent]:
@@ -125,7 +138,7 @@ class SourceDatabase:
                 soft_failed=(_object(metadata) or {}).get("soft_failed") is True,
                 cited=event_id in cited,
             )
-            for event_id, topological, stream, text, metadata, group, rejected, outlier in rows
+            for event_id, topological, stream, text, metadata, group, rejected, outlier, _ in rows
         ]
 
     def _cited(self, event_ids: Collection[str]) -> set[str]:
