@@ -13,7 +13,7 @@ from tests.harness.damage import assert_whole, make_damage
 from tests.harness.federation import Room
 from tests.harness.flavours import Flavour
 from tests.harness.incident import make_incident
-from tests.harness.losing import everywhere, lose_state
+from tests.harness.losing import everywhere, lose, lose_state
 from tests.harness.repairing import diagnosis, dry_run, finished, health, progress, repair
 from tests.harness.waiting import wait_for
 from tests.openapi import Contract, Judge
@@ -164,6 +164,39 @@ def test_threads_edits_and_redactions(braked: Braked) -> None:
     assert_same(before, facts(room))
     assert not room.bob.search(incident.WORD, [room.room_id])
     assert repair(room.bob, room.room_id)["accepted"] == len(incident.lost)
+    assert_whole(room)
+
+
+def test_relations_that_a_repaired_redaction_took_away(braked: Braked) -> None:
+    room = braked.pair.room("11")
+    r, alice, bob = room.room_id, room.alice, room.bob
+    root = alice.send_message(r, "Said well before")
+    reaction = alice.react(r, root, "👏")
+    edit = alice.edit(r, root, "Said better")
+    replies = [alice.send_in_thread(r, root, f"No. {number}") for number in range(2)]
+    other = alice.send_message(r, "Another thread")
+    lonely = alice.send_in_thread(r, other, "Alone in it")
+    twice = alice.react(r, root, "👍")
+    everywhere(room, root, reaction, edit, *replies, lonely, twice)
+    doomed = [reaction, edit, replies[-1], lonely, twice]
+    lost = {
+        lose(room, lambda: alice.redact(r, event_id), type="m.room.redaction")  # noqa: B023
+        for event_id in [*doomed, twice]
+    }
+    # This one stands, whatever becomes of the lost ones.
+    everywhere(room, alice.redact(r, twice))
+    related = {e["event_id"] for e in bob.relations(r, root)}
+    assert related == {reaction, edit, *replies}
+    before = facts(room)
+    repaired = repair(bob, r)
+    assert {e["event_id"] for e in bob.relations(r, root)} == {replies[0]}
+    assert_whole(room)
+
+    undone(bob, repaired["repair_id"])
+    assert room.b.rejected(r) == lost
+    assert {e["event_id"] for e in bob.relations(r, root)} == related
+    assert_same(before, facts(room))
+    repair(bob, r)
     assert_whole(room)
 
 

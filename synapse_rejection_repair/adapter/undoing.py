@@ -15,6 +15,7 @@ from synapse_rejection_repair.adapter.journal import journal, originals
 from synapse_rejection_repair.adapter.mending import RoomMending
 from synapse_rejection_repair.adapter.newest import mend_bump_stamp, mend_threads
 from synapse_rejection_repair.adapter.nodes import read_nodes, references
+from synapse_rejection_repair.adapter.relations import redacted_by, restore_relations
 from synapse_rejection_repair.adapter.resolved import ResolvedStates
 from synapse_rejection_repair.adapter.takeaway import (
     OWN_ROWS,
@@ -105,12 +106,17 @@ class SynapseUndoWriter(UndoWriter):
                 **originals(txn, repair_id, anew, Action.REJECT.value),
                 **originals(txn, repair_id, anew, Action.RECEIVE.value),
             }
+            redacted = redacted_by(txn, anew)
             taken = take_away(txn, job.room_id, anew, anew, job.job_id, UNDO, now)
             for event_id in anew:
                 _insert(txn, event_id, was[event_id])
             put_back(txn, taken)
             restore_extremities(txn, {p for i in anew for p in _prev_events(was[i])})
             mend_threads(txn, job.room_id, anew)
+            # What was stored anew itself has its own rows of then.
+            others = [i for i in redacted if not _STORED_ANEW & {*events.get(i, ())}]
+            if others:
+                restore_relations(txn, job.room_id, others)
         restated = [i for i in event_ids if Action.RESTATE in events[i]]
         journal(txn, job.job_id, UNDO, now, _groups(txn, restated).items())
         was = originals(txn, repair_id, restated, Action.RESTATE.value)
