@@ -24,6 +24,7 @@ from synapse_rejection_repair.adapter.gaps import GapReader
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.integrity import IntegrityCheck
 from synapse_rejection_repair.adapter.jobstore import SynapseJobStore, prepare_tables
+from synapse_rejection_repair.adapter.latecomers import Latecomers
 from synapse_rejection_repair.adapter.listings import Listings
 from synapse_rejection_repair.adapter.mending import RoomMending
 from synapse_rejection_repair.adapter.metrics import RepairMeter
@@ -131,7 +132,10 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         writer = SynapseWriter(
             hs, database, dag, contexts, resolved, hooks, mending, arrivals, clock
         )
-        undo_writer = SynapseUndoWriter(hs, database, history, mending, resolved, clock)
+        latecomers = Latecomers(hs, database, contexts, states)
+        undo_writer = SynapseUndoWriter(
+            hs, database, history, mending, hooks, latecomers, resolved, clock
+        )
         undoing = Undoing(store, undo_planner, undo_writer, clock)
 
         def servers_to_ask(room_id: str, sender: str) -> Awaitable[list[str]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ from tests.harness.client import Client, JsonDict, MatrixError, quoted
 from tests.harness.damage import assert_whole, make_damage
 from tests.harness.federation import Room
 from tests.harness.flavours import Flavour
+from tests.harness.hostile import HostilePeer
 from tests.harness.incident import make_incident
 from tests.harness.losing import everywhere, lose, lose_state
 from tests.harness.repairing import diagnosis, dry_run, finished, health, progress, repair
@@ -198,6 +202,93 @@ def test_relations_that_a_repaired_redaction_took_away(braked: Braked) -> None:
     assert_same(before, facts(room))
     repair(bob, r)
     assert_whole(room)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("braked", flavours.ALL, indirect=True)
+def test_what_waits_meanwhile_is_not_stored_on_what_was_put_back(braked: Braked) -> None:
+    incident = make_incident(braked.pair.room("11"))
+    room, lost = incident.room, {*incident.lost}
+    r, bob, carol, alice = room.room_id, room.bob, room.carol, room.alice
+    before = compare.current_state(room.b, r)
+    repaired = repair(bob, r)
+    braked.hold(1, UNDO)
+    job = undo(bob, repaired["repair_id"], dry_run=False)["repair_id"]
+    wait_for(lambda: progress(bob, job)["status"] == "active")
+    # It has yet to get hold of the room's writes.
+    time.sleep(0.5)
+    with ThreadPoolExecutor() as pool:
+        waiting = [
+            pool.submit(bob.send_message, r, "What a time to say something"),
+            pool.submit(bob.react, r, incident.early_message, "⏳"),
+        ]
+        powerless = pool.submit(carol.send_state, r, "m.room.topic", {"topic": "Mine"})
+        theirs = alice.send_message(r, "And something on top of it all")
+        staged = "SELECT COUNT(*) FROM federation_inbound_events_staging WHERE event_id = ?"
+        wait_for(lambda: room.b.database.value(staged, theirs))
+        time.sleep(1)
+        assert not any(one.done() for one in [*waiting, powerless]), "they were to wait"
+        braked.release()
+        assert finished(bob, job)["status"] == "complete"
+        sent = [one.result() for one in waiting]
+        with pytest.raises(MatrixError) as error:
+            powerless.result()
+    assert (error.value.status, error.value.errcode) == (403, "M_FORBIDDEN")
+    room.b.wait_for_event(theirs)
+
+    assert room.b.rejected(r) == {*lost, theirs}
+    for event_id in sent:
+        event = pdu(room, event_id)
+        assert not lost & {*event["prev_events"], *event["auth_events"]}
+    assert compare.current_state(room.b, r) == before
+    assert compare.extremities(room.b, r) <= {*sent}
+    assert compare.inconsistencies(room.b, r) == {}
+    assert health(bob, r) == {"wrongly_rejected": len(lost) + 1}
+    everywhere(room, *sent)
+    assert repair(bob, r)["accepted"] == len(lost) + 1
+    assert_whole(room)
+    assert room.b.errors_in_log() == []
+
+
+@pytest.mark.slow
+def test_what_waits_beside_it_is_stored_as_it_came(braked: Braked) -> None:
+    room = braked.pair.room("11")
+    r, bob, alice = room.room_id, room.bob, room.alice
+    early = alice.send_message(r, "Before it")
+    everywhere(room, early)
+    topic = lose_state(room, "m.room.topic", {"topic": "Lost"})
+    repaired = repair(bob, r)
+    peer = HostilePeer(room.a, r)
+    content = {"msgtype": "m.text", "body": "On nothing of it"}
+    aside, innocent = peer.forge("m.room.message", alice.user_id, content, prev_events=[early])
+    braked.hold(1, UNDO)
+    job = undo(bob, repaired["repair_id"], dry_run=False)["repair_id"]
+    wait_for(lambda: progress(bob, job)["status"] == "active")
+    # It has yet to get hold of the room's writes.
+    time.sleep(0.5)
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(bob.send_message, r, "On top of it")
+        for server in (room.a, room.b):
+            peer.send(server, aside)
+        time.sleep(1)
+        assert not waiting.done(), "it was to wait"
+        braked.release()
+        ours = waiting.result()
+    assert finished(bob, job)["status"] == "complete"
+    everywhere(room, innocent, ours)
+    # Synapse has not judged it again, though it waited in one batch with what was refused.
+    assert "un-partial stated while processing the PDU" not in room.b.log_text()
+    assert "To be made or judged again" in room.b.log_text()
+    assert room.b.rejected(r) == {topic}
+    assert topic not in pdu(room, ours)["prev_events"]
+    repair(bob, r)
+    assert_whole(room)
+
+
+def pdu(room: Room, event_id: str) -> JsonDict:
+    sql = "SELECT json FROM event_json WHERE event_id = ?"
+    event: JsonDict = json.loads(room.b.database.value(sql, event_id))
+    return event
 
 
 def test_it_is_not_stopped_half_way(braked: Braked) -> None:

@@ -11,7 +11,9 @@ from synapse.storage.database import LoggingTransaction
 from typing_extensions import override
 
 from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.journal import journal, originals
+from synapse_rejection_repair.adapter.latecomers import Latecomers
 from synapse_rejection_repair.adapter.mending import RoomMending
 from synapse_rejection_repair.adapter.newest import mend_bump_stamp, mend_threads
 from synapse_rejection_repair.adapter.nodes import read_nodes, references
@@ -50,6 +52,8 @@ class SynapseUndoWriter(UndoWriter):
         database: its main database.
         history: reads journals.
         mending: brings rooms in line in the end.
+        hooks: into Synapse's persistence.
+        latecomers: finds what was made or judged before.
         resolved: what processes remember of resolved states.
         clock: tells the time.
     """
@@ -60,6 +64,8 @@ class SynapseUndoWriter(UndoWriter):
         database: Database,
         history: SynapseUndoReader,
         mending: RoomMending,
+        hooks: PersistenceHooks,
+        latecomers: Latecomers,
         resolved: ResolvedStates,
         clock: Clock,
     ) -> None:
@@ -67,6 +73,8 @@ class SynapseUndoWriter(UndoWriter):
         self._database = database
         self._history = history
         self._mending = mending
+        self._hooks = hooks
+        self._latecomers = latecomers
         self._resolved = resolved
         self._clock = clock
 
@@ -87,7 +95,9 @@ class SynapseUndoWriter(UndoWriter):
             await self._database.run("undo_bump", mend_bump_stamp, job.room_id)
             return parents
 
-        await self._mending.mend(job.room_id, put_all_back)
+        # What waits meanwhile was made and judged with the events as they are no longer.
+        with self._hooks.refusing(job.room_id, self._latecomers.stale):
+            await self._mending.mend(job.room_id, put_all_back)
         if builders:
             raise BuiltUpon(repair.job_id, tuple(builders))
 
