@@ -178,7 +178,7 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         RepairServlet(base, service, clock),
         JobsServlet(base, "repairs", store, serialise.repair),
         JobStatusServlet(base, "repairs", store, serialise.repair),
-        RepairCancelServlet(base, "repairs", store, serialise.repair),
+        RepairCancelServlet(base, "repairs", store, serialise.repair, background.cancel),
         UndoServlet(base, undo_service),
     ):
         servlet.register(resource)
