@@ -63,6 +63,7 @@ from synapse_rejection_repair.rest.rooms import (
     RoomsServlet,
 )
 from synapse_rejection_repair.rest.undo import UndoServlet
+from synapse_rejection_repair.starting import until_it_succeeds
 from synapse_rejection_repair.undo import Undoing, UndoPlanner, UndoService
 from synapse_rejection_repair.wiring_imports import wire_imports
 from synapse_rejection_repair.wiring_watch import wire_watch
@@ -211,13 +212,16 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         await imports.poll()
 
     async def begin() -> None:
-        await prepare_tables(database)
+        await until_it_succeeds(
+            "The tables", lambda: prepare_tables(database), clock, database.trouble
+        )
         resource.ready()
-        await poll()
         api.looping_background_call(
             poll, _POLL_MS, desc="rejection_repair_poll", run_on_all_instances=True
         )
-        await begin_watch()
+        # By itself: where it fails, the loop looks again, and all else begins.
+        spawn(poll)
+        await until_it_succeeds("The watch", begin_watch, clock, database.trouble)
         if is_main(hs):
             await rejected.warm()
 

@@ -11,11 +11,13 @@ from synapse_rejection_repair.domain.delivery import Deliver
 from synapse_rejection_repair.domain.repair import RepairProgress, RepairRequest
 from synapse_rejection_repair.domain.scope import Scope
 from tests.harness import flavours
+from tests.harness.brake import brake
 from tests.harness.braked import Braked
 from tests.harness.client import MatrixError, quoted
 from tests.harness.losing import lose_message
-from tests.harness.repairing import finished, progress, repair, start
+from tests.harness.repairing import diagnosis, finished, progress, repair, start
 from tests.harness.server import Server
+from tests.harness.waiting import wait_for
 
 LOOK = "rejection_repair_unfinished_jobs"
 BEGIN = "rejection_repair_begin_job"
@@ -68,3 +70,26 @@ def test_a_job_that_is_called_off_as_it_is_taken_up_does_not_begin(braked: Brake
     assert progress(room.bob, job_id) == over
     assert lost not in room.b.rejected(room.room_id)
     assert room.b.errors_in_log() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "transaction",
+    ["rejection_repair_create_tables", LOOK, "rejection_repair_seen_rooms"],
+)
+def test_an_error_of_the_database_at_the_start(braked: Braked, transaction: str) -> None:
+    room = braked.pair.room("11")
+    lose_message(room, "Lost")
+    room.b.stop()
+    leave_job(room.b, transaction, room.room_id)
+    brake(braked.control, {"transaction": transaction, "fail": 2})
+    room.b.start()
+    assert finished(room.bob, transaction, timeout=60)["accepted"] == 1
+    # The watch listens as well: what is lost now is recorded.
+    lose_message(room, "Lost again")
+
+    def recorded() -> bool:
+        return all(root["recorded"] for root in diagnosis(room.bob, room.room_id)["roots"])
+
+    wait_for(recorded, what="the watch to record it")
+    braked.release()
