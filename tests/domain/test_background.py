@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 from unittest.mock import Mock
 
@@ -31,7 +31,7 @@ class Jobs:
             i: RepairJob(i, f"!{i}", Status.SCHEDULED, request, RepairProgress()) for i in self.ends
         }
         self.begun: list[str] = []
-        self.spawned: list[Callable[[], Awaitable[None]]] = []
+        self.spawned: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self.now = 0
 
     # A `Runner`, a `JobStore` and a `Clock` as far as it takes.
@@ -69,7 +69,7 @@ class Jobs:
             jobs,
             jobs,
             lambda room_id: True,
-            self.spawned.append,
+            jobs.spawned.append,
             Mock(),
             jobs,
             lambda e: "It is in trouble" if isinstance(e, Trouble) else None,
