@@ -161,6 +161,9 @@ class StateReader(Protocol):
     ) -> StateIds:
         """Synapse's state resolution of several states, with the checker's accepted events."""
 
+    async def joined_here(self, state: StateIds) -> bool:
+        """Whether a user of this server is joined in a state, by what is stored."""
+
 
 class Checker(Protocol):
     """Runs Synapse's checks on events, taking those decided so far as decided."""

@@ -91,7 +91,7 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
     base = config.path
     clock = ReactorClock(hs)
     database = Database(hs)
-    states = SynapseStates(hs)
+    states = SynapseStates(hs, database)
     soft_failures = SoftFailureReader(database, clock)
     rejected = RejectedEvents(hs, database, clock)
     listings = Listings(database, rejected, clock)
@@ -126,7 +126,7 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         hooks = PersistenceHooks(hs)
         rest = _REST_SHARED if database.shared_connection else _REST
         arrivals = ArrivalHooks(hs)
-        mending = RoomMending(hs, database, dag, hooks, resolved)
+        mending = RoomMending(hs, database, dag, states, hooks, resolved)
         contexts = EventContexts(hs, dag, states)
         writer = SynapseWriter(
             hs, database, dag, contexts, resolved, hooks, mending, arrivals, clock

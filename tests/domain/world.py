@@ -75,6 +75,7 @@ class World:
         self.edges: dict[str, tuple[str, ...]] = {}
         self.extremities: set[str] = set()
         self.current: StateIds = {}
+        self.joined = True
         self.unindexed: set[str] = set()
         self.journal: list[tuple[str, Action]] = []
         self.unfinished: set[str] = set()
@@ -387,6 +388,9 @@ class World:
     ) -> StateIds:
         assert isinstance(checker, FakeChecker)
         return self._resolve(states, checker.rejected)
+
+    async def joined_here(self, state: StateIds) -> bool:
+        return self.joined
 
     # RoomWriter.
 
