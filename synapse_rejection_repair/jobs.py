@@ -15,7 +15,13 @@ from synapse_rejection_repair.domain.passes import Passes
 from synapse_rejection_repair.domain.plan import Plan
 from synapse_rejection_repair.domain.repair import RepairJob, RepairProgress, RepairRequest
 from synapse_rejection_repair.domain.steps import Action
-from synapse_rejection_repair.errors import NotInRoom, RepairError, StateNotReached, StepFailed
+from synapse_rejection_repair.errors import (
+    NotInRoom,
+    NotStored,
+    RepairError,
+    StateNotReached,
+    StepFailed,
+)
 from synapse_rejection_repair.planner import Planner
 from synapse_rejection_repair.ports import Clock, FactsReader, RoomReader, RoomWriter
 from synapse_rejection_repair.ports_gaps import GapFiller
@@ -144,6 +150,9 @@ class RepairRunner(Runner[RepairRequest, RepairProgress]):
             if not missing:
                 done = accepted + plan.rejected
                 job = await self._progress(job, rejected=plan.rejected, done=done)
+                not_stored = self.writer.not_stored(job.room_id)
+                if not_stored:
+                    raise NotStored(tuple(not_stored))
                 return attr.evolve(job, status=Status.COMPLETE)
             # Last, since Synapse would reject it by what was rejected.
             passes = passes.asking(missing)

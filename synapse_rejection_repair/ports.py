@@ -241,5 +241,8 @@ class RoomWriter(Protocol):
             work: what to do; gives the plan that it carried out.
         """
 
+    def not_stored(self, room_id: str) -> list[str]:
+        """The events of a room that could not be stored since it was attended to."""
+
     def attending(self, room_id: str) -> AbstractContextManager[None]:
         """While it lasts, what arrives in the room is looked at again before it is stored."""

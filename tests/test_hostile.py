@@ -23,7 +23,7 @@ from tests.harness.flavours import Flavour
 from tests.harness.forging import POWER, Forger
 from tests.harness.hostile import HostilePeer
 from tests.harness.incident import promote
-from tests.harness.repairing import diagnosis, dry_run, health, repair
+from tests.harness.repairing import diagnosis, dry_run, finished, health, repair, start
 
 TEXT = {"msgtype": "m.text", "body": "Forged"}
 
@@ -504,7 +504,13 @@ def test_a_huge_depth_misleads_nobody(pair: Pair) -> None:
     assert health(room.bob, r) == {}
 
 
-# What the tables cannot hold.
+# What cannot be stored.
+
+EVERYWHERE = pytest.mark.parametrize(
+    "pair",
+    [flavours.NEWEST, flavours.SLOW_OLDEST, flavours.SLOW_POSTGRES],
+    indirect=True,
+)
 
 _UNSTORABLE: dict[str, JsonDict] = {
     "labels that are no list": {**TEXT, "org.matrix.labels": 1},
@@ -534,11 +540,7 @@ _STORABLE: dict[str, JsonDict] = {
 }
 
 
-@pytest.mark.parametrize(
-    "pair",
-    [flavours.NEWEST, flavours.SLOW_OLDEST, flavours.SLOW_POSTGRES],
-    indirect=True,
-)
+@EVERYWHERE
 def test_what_cannot_be_stored_as_accepted_holds_nothing_up(pair: Pair) -> None:
     room = pair.room("10")
     r, alice = room.room_id, room.alice
@@ -595,3 +597,35 @@ def test_what_cannot_be_stored_as_accepted_holds_nothing_up(pair: Pair) -> None:
     assert health(room.bob, r) == {"rejected": len(reject)}
     again = repair(room.bob, r)
     assert (again["accepted"], again["rejected"]) == (0, len(reject))
+
+
+@EVERYWHERE
+def test_an_event_that_synapse_fails_to_store_holds_nothing_up(pair: Pair) -> None:
+    # Synapse cannot take a thread away that is not there any more.
+    room = pair.room("10")
+    r, alice, bob = room.room_id, room.alice, room.bob
+    root = alice.send_message(r, "A thread begins")
+    said = alice.send_in_thread(r, root, "In the thread")
+    room.wait_everywhere(said)
+    x = lose(room, "m.room.power_levels", lambda: promote(room, room.carol, 50))
+    lost = [alice.send_message(r, "Lost")]
+    redaction = alice.redact(r, said)
+    lost.append(alice.send_message(r, "Lost as well"))
+    room.b.wait_for_event(lost[-1])
+    assert room.b.rejected(r) == {x, redaction, *lost}
+    assert room.b.database.execute("DELETE FROM threads WHERE thread_id = ?", root) == 1
+
+    for accepted in (3, 0):
+        job = finished(bob, start(bob, r))
+        assert job["status"] == "failed"
+        assert redaction in job["error"] and "all the rest is done" in job["error"]
+        assert (job["accepted"], job["rejected"]) == (accepted, 1)
+        assert room.b.rejected(r) == {redaction}
+        assert compare.inconsistencies(room.b, r) == {}
+        told = {event["event_id"]: event for event in dry_run(bob, r)["events"]}
+        assert told[redaction]["verdict"] == "reject"
+        assert "StoreError" in told[redaction]["error"]
+    sql = "INSERT INTO threads VALUES (?, ?, ?, 1, 1)"
+    room.b.database.execute(sql, r, root, said)
+    assert repair(bob, r)["accepted"] == 1
+    assert compare.differences(room) == {}

@@ -22,6 +22,7 @@ from typing_extensions import override
 
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.decided_events import DecidedEvents
+from synapse_rejection_repair.adapter.failures import Failures
 from synapse_rejection_repair.adapter.integrity import IntegrityCheck
 from synapse_rejection_repair.adapter.storable import unstorable
 from synapse_rejection_repair.adapter.stored_events import read_stored
@@ -51,6 +52,7 @@ class EventChecker(Checker):
         database: its main database.
         integrity: verifies hashes and signatures.
         clock: lets the server breathe.
+        failures: events that could not be stored.
         room_version: the identifier of the room's version.
     """
 
@@ -60,6 +62,7 @@ class EventChecker(Checker):
         database: Database,
         integrity: IntegrityCheck,
         clock: Clock,
+        failures: Failures,
         room_version: str,
     ) -> None:
         self._store = hs.get_datastores().main
@@ -68,6 +71,7 @@ class EventChecker(Checker):
         self._postgres = isinstance(database.engine, PostgresEngine)
         self._integrity = integrity
         self._clock = clock
+        self._failures = failures
         self._room_version = KNOWN_ROOM_VERSIONS[room_version]
         self.known = DecidedEvents(database, self._room_version)
         self._batch: dict[str, EventBase] = {}
@@ -136,6 +140,9 @@ class EventChecker(Checker):
 
     @override
     async def check(self, node: Node, state_before: StateLookup | None, *, force: bool) -> Verdict:
+        failed = self._failures.verdict(node)
+        if failed is not None:
+            return failed
         broken = self._broken.get(node.event_id)
         if broken is not None:
             # A damaged event that is not stored as such cannot be stored anew as rejected.

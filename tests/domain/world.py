@@ -465,6 +465,9 @@ class World:
     async def finish_after(self, room_id: str, work: Callable[[], Awaitable[Plan]]) -> None:
         await self.finish(await work())
 
+    def not_stored(self, room_id: str) -> list[str]:
+        return []
+
     def attending(self, room_id: str) -> AbstractContextManager[None]:
         return nullcontext()
 
