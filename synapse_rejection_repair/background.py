@@ -52,6 +52,7 @@ class Background(Generic[Request, Progress]):
         self._trouble = trouble
         self._at_once = at_once
         self._running: set[str] = set()
+        self._troubled_ms: dict[str, int] = {}
 
     def started(self, job: Job[Request, Progress]) -> None:
         """Begins a new job at once where this process is the one to run it."""
@@ -62,7 +63,9 @@ class Background(Generic[Request, Progress]):
         """Takes up jobs that were asked of other processes, or left by one that died."""
         if self._runner is None:
             return
-        for job in await self._store.unfinished():
+        jobs = await self._store.unfinished()
+        # What waits for the database is not to keep others waiting that may not have to.
+        for job in sorted(jobs, key=lambda job: self._troubled_ms.get(job.job_id, 0)):
             self._begin(job)
 
     async def cancel(self, job_id: str) -> Job[Request, Progress]:
@@ -115,12 +118,14 @@ class Background(Generic[Request, Progress]):
         except Exception as e:
             trouble = self._trouble(e)
             if trouble is not None:
+                self._troubled_ms[job.job_id] = self._clock.now_ms()
                 await self._wait(name, job, trouble)
                 return False
             # The message of an unknown error could hold anything; the log has it.
             logger.exception("%s: failed", name)
             reason = f"An unexpected {type(e).__name__} ended the job: see Synapse's log"
             job = await self._failed(job, reason)
+        self._troubled_ms.pop(job.job_id, None)
         job = await self._store.save(attr.evolve(job, finished_ts=self._clock.now_ms()))
         error = f": {job.error}" if job.error else ""
         logger.info("%s: %s, %s%s", name, job.status.value, runner.outcome(job), error)

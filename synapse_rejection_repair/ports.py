@@ -161,6 +161,9 @@ class StateReader(Protocol):
     ) -> StateIds:
         """Synapse's state resolution of several states, with the checker's accepted events."""
 
+    async def joined_here(self, state: StateIds) -> bool:
+        """Whether a user of this server is joined in a state, by what is stored."""
+
 
 class Checker(Protocol):
     """Runs Synapse's checks on events, taking those decided so far as decided."""
@@ -237,6 +240,9 @@ class RoomWriter(Protocol):
             room_id: the room.
             work: what to do; gives the plan that it carried out.
         """
+
+    def not_stored(self, room_id: str) -> list[str]:
+        """The events of a room that could not be stored since it was attended to."""
 
     def attending(self, room_id: str) -> AbstractContextManager[None]:
         """While it lasts, what arrives in the room is looked at again before it is stored."""

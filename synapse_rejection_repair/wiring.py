@@ -20,6 +20,7 @@ from synapse_rejection_repair.adapter.dag import SynapseDag
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.defects import DefectScan
 from synapse_rejection_repair.adapter.facts import SynapseFacts
+from synapse_rejection_repair.adapter.failures import Failures
 from synapse_rejection_repair.adapter.gaps import GapReader
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.integrity import IntegrityCheck
@@ -93,7 +94,7 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
     base = config.path
     clock = ReactorClock(hs)
     database = Database(hs)
-    states = SynapseStates(hs)
+    states = SynapseStates(hs, database)
     soft_failures = SoftFailureReader(database, clock)
     rejected = RejectedEvents(hs, database, clock)
     listings = Listings(database, rejected, clock)
@@ -103,9 +104,10 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
     dag = SynapseDag(database, soft_failures)
     facts = SynapseFacts(database, rooms, dag, scan, soft_failures, gaps)
     integrity = IntegrityCheck(hs)
+    failures = Failures()
 
     def make_checker(room_version: str) -> EventChecker:
-        return EventChecker(hs, database, integrity, clock, room_version)
+        return EventChecker(hs, database, integrity, clock, failures, room_version)
 
     def this_process_writes(room_id: str) -> bool:
         return writes_room(hs, room_id)
@@ -128,10 +130,10 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         hooks = PersistenceHooks(hs)
         rest = _REST_SHARED if database.shared_connection else _REST
         arrivals = ArrivalHooks(hs)
-        mending = RoomMending(hs, database, dag, hooks, resolved)
+        mending = RoomMending(hs, database, dag, states, hooks, resolved)
         contexts = EventContexts(hs, dag, states)
         writer = SynapseWriter(
-            hs, database, dag, contexts, resolved, hooks, mending, arrivals, clock
+            hs, database, dag, contexts, resolved, hooks, mending, arrivals, failures, clock
         )
         latecomers = Latecomers(hs, database, contexts, states)
         undo_writer = SynapseUndoWriter(

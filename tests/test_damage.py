@@ -21,7 +21,7 @@ from tests.harness.federation import Pair, Room
 from tests.harness.hostile import grab
 from tests.harness.incident import Incident, make_incident, promote
 from tests.harness.losing import everywhere, lose, lose_message, lose_state
-from tests.harness.repairing import diagnosis, dry_run, health, repair
+from tests.harness.repairing import diagnosis, dry_run, finished, health, repair
 
 SQLITE = pytest.mark.parametrize("pair", [flavours.NEWEST], indirect=True)
 POSTGRES = pytest.mark.parametrize("pair", [flavours.SLOW_POSTGRES], indirect=True)
@@ -663,3 +663,52 @@ def test_a_lost_message_stays_lost_where_its_words_are_not_known(pair: Pair) -> 
     repair(room.bob, r)
     assert room.b.rejected(r) == set()
     assert room.bob.event(r, message)["content"] == {}
+
+
+@BOTH
+def test_what_users_made_of_damaged_events_is_kept(pair: Pair) -> None:
+    room = pair.room("10")
+    r, carol, database = room.room_id, room.carol, room.b.database
+    gone = room.b.register(f"gone{carol.user_id[6:].partition(':')[0]}")
+    gone.join(r)
+    gone.leave(r)
+    gone.call("POST", f"/_matrix/client/v3/rooms{quoted(r)}/forget", {})
+    thread = room.alice.send_message(r, "A thread begins")
+    everywhere(room, thread, carol.send_message(r, "She takes part"))
+    mine = carol.send_message(r, "Mine")
+    everywhere(room, mine)
+    database.execute(
+        "INSERT INTO thread_subscriptions"
+        " (stream_id, instance_name, room_id, event_id, user_id, subscribed, automatic)"
+        " VALUES (?, 'master', ?, ?, ?, TRUE, FALSE)",
+        1 + (database.value("SELECT MAX(stream_id) FROM thread_subscriptions") or 0),
+        r,
+        thread,
+        carol.user_id,
+    )
+    memberships = "SELECT event_id, forgotten, participant FROM room_memberships WHERE user_id = ?"
+    of_users = {
+        "who has forgotten": (f"{memberships} AND membership = 'leave'", gone.user_id),
+        "who takes part": (f"{memberships} AND room_id = ?", carol.user_id, r),
+        "who follows": ("SELECT * FROM thread_subscriptions WHERE event_id = ?", thread),
+        "who has sent": ("SELECT * FROM event_txn_id_device_id WHERE event_id = ?", mine),
+    }
+
+    def rows() -> dict[str, list[Any]]:
+        return {name: database.query(*query) for name, query in of_users.items()}
+
+    before = rows()
+    assert before["who has forgotten"][0][1] and before["who takes part"][0][2]
+    assert all(len(found) == 1 for found in before.values()), before
+    damaged = [thread, mine, *(before[name][0][0] for name in [*before][:2])]
+    for event_id in damaged:
+        assert database.execute("DELETE FROM event_edges WHERE event_id = ?", event_id)
+    assert health(room.bob, r) == {"missing_edges": len(damaged)}
+    repaired = repair(room.bob, r)
+    assert repaired["accepted"] == len(damaged)
+    assert rows() == before
+    undo = f"/repairs{quoted(repaired['repair_id'])}/undo"
+    job = room.bob.repair_api("POST", undo, {"dry_run": False})
+    assert finished(room.bob, job["repair_id"])["status"] == "complete"
+    assert health(room.bob, r)["missing_edges"] == len(damaged)
+    assert rows() == before

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from tests.harness import compare, flavours
-from tests.harness.client import Client, MatrixError
+from tests.harness.client import Client, MatrixError, quoted
 from tests.harness.compare import differences, search
 from tests.harness.federation import Pair, Room
 from tests.harness.hostile import HostilePeer
@@ -391,6 +391,11 @@ def test_a_local_user_who_was_kicked(room: Room) -> None:
 def test_all_local_users_were_kicked(room: Room) -> None:
     # What was lost takes this server out of the room.
     r = room.room_id
+    gone = room.b.register(f"gone{room.alice.user_id[6:].partition(':')[0]}")
+    gone.join(r)
+    gone.leave(r)
+    gone.call("POST", f"/_matrix/client/v3/rooms{quoted(r)}/forget", {})
+    wait_for(lambda: gone.user_id not in room.alice.members(r), what="A to see who left")
     kicks = [
         lose_membership(room, lambda user=user: room.alice.kick(r, user.user_id), user.user_id)  # type: ignore[misc]
         for user in (room.carol, room.bob)
@@ -401,6 +406,11 @@ def test_all_local_users_were_kicked(room: Room) -> None:
     done = repair(admin, r)
     assert (done["accepted"], done["rejected"]) == (2, 0)
     assert room.b.rejected(r) == set()
+    # It is no room of anybody's here, as Synapse has it: who shares it hears of nobody.
+    for table in ("current_state_events", "sliding_sync_joined_rooms"):
+        assert room.b.database.query(f"SELECT 1 FROM {table} WHERE room_id = ?", r) == []
+    sql = "SELECT forgotten FROM sliding_sync_membership_snapshots WHERE user_id = ?"
+    assert room.b.database.query(sql, gone.user_id) == [(1,)]
     for user, kick in zip((room.carol, room.bob), kicks, strict=True):
         sql = (
             "SELECT membership, event_id FROM local_current_membership"

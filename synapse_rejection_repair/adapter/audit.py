@@ -63,6 +63,16 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ),
     (
         "synapse.storage.controllers.persist_events",
+        "EventsPersistenceStorageController._calculate_state_delta",
+        ("room_id", "current_state"),
+    ),
+    (
+        "synapse.storage.databases.main.events",
+        "DeltaState",
+        ("to_delete", "to_insert", "no_longer_in_room"),
+    ),
+    (
+        "synapse.storage.controllers.persist_events",
         "EventsPersistenceStorageController._get_new_state_after_events",
         ("room_id", "events_context", "old_latest_event_ids", "new_latest_event_ids"),
     ),

@@ -17,11 +17,14 @@ from synapse.event_auth import (
 )
 from synapse.events import EventBase
 from synapse.server import HomeServer
+from synapse.storage.engines import PostgresEngine
 from typing_extensions import override
 
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.decided_events import DecidedEvents
+from synapse_rejection_repair.adapter.failures import Failures
 from synapse_rejection_repair.adapter.integrity import IntegrityCheck
+from synapse_rejection_repair.adapter.storable import unstorable
 from synapse_rejection_repair.adapter.stored_events import read_stored
 from synapse_rejection_repair.domain.model import (
     ACCEPTED,
@@ -49,6 +52,7 @@ class EventChecker(Checker):
         database: its main database.
         integrity: verifies hashes and signatures.
         clock: lets the server breathe.
+        failures: events that could not be stored.
         room_version: the identifier of the room's version.
     """
 
@@ -58,13 +62,16 @@ class EventChecker(Checker):
         database: Database,
         integrity: IntegrityCheck,
         clock: Clock,
+        failures: Failures,
         room_version: str,
     ) -> None:
         self._store = hs.get_datastores().main
         self._compute_auth_events = hs.get_event_auth_handler().compute_auth_events
         self._database = database
+        self._postgres = isinstance(database.engine, PostgresEngine)
         self._integrity = integrity
         self._clock = clock
+        self._failures = failures
         self._room_version = KNOWN_ROOM_VERSIONS[room_version]
         self.known = DecidedEvents(database, self._room_version)
         self._batch: dict[str, EventBase] = {}
@@ -133,6 +140,9 @@ class EventChecker(Checker):
 
     @override
     async def check(self, node: Node, state_before: StateLookup | None, *, force: bool) -> Verdict:
+        failed = self._failures.verdict(node)
+        if failed is not None:
+            return failed
         broken = self._broken.get(node.event_id)
         if broken is not None:
             # A damaged event that is not stored as such cannot be stored anew as rejected.
@@ -155,9 +165,9 @@ class EventChecker(Checker):
             event: the event, stored or not.
             force: accept it though it fails the rules.
         """
-        verdict = _validity(event)
-        if verdict is not None:
-            return verdict
+        invalid = _invalid(event) or unstorable(event, postgres=self._postgres)
+        if invalid is not None:
+            return Verdict(Outcome.REJECT, Check.VALIDITY, invalid)
 
         auth_events = await self.known.read(event.auth_event_ids())
         missing = [a for a in event.auth_event_ids() if a not in auth_events]
@@ -217,9 +227,10 @@ def _words(error: Exception) -> str:
     return error.msg if isinstance(error, SynapseError) else "It is not formed as the rules expect"
 
 
-def _validity(event: EventBase) -> Verdict | None:
+def _invalid(event: EventBase) -> str | None:
+    """Why an event is not valid for its room's version; `None` if it is."""
     try:
         validate_event_for_room_version(event)
     except (AuthError, EventSizeError) as e:
-        return Verdict(Outcome.REJECT, Check.VALIDITY, e.msg)
+        return e.msg
     return None

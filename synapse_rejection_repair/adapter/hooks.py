@@ -1,4 +1,4 @@
-"""Five places inside Synapse's event persistence at which a repair takes part in its work.
+"""Six places inside Synapse's event persistence at which a repair takes part in its work.
 
 All are methods of one object on the process that writes a room's events, wrapped on
 that object. For rooms and events that no repair has announced, they only look into an empty
@@ -18,13 +18,17 @@ from synapse.events import EventBase
 from synapse.events.snapshot import EventContext, EventPersistencePair
 from synapse.server import HomeServer
 from synapse.storage.database import LoggingTransaction
+from synapse.storage.databases.main.events import DeltaState
+from synapse.types import StateMap
 from synapse.util.duration import Duration
 
 from synapse_rejection_repair.adapter.takeaway import TakenAway, put_back
+from synapse_rejection_repair.domain.model import StateIds
 
 logger = logging.getLogger(__name__)
 
 TakeAway = Callable[[LoggingTransaction, Collection[str]], TakenAway]
+Settle = Callable[[DeltaState, StateIds], Awaitable[None]]
 Renew = Callable[[EventBase, EventContext, dict[str, int]], Awaitable[EventContext]]
 FindStale = Callable[[Sequence[EventPersistencePair], bool], Awaitable[set[str]]]
 
@@ -76,8 +80,8 @@ class PersistenceHooks:
 
     Wraps `PersistEventsStore._persist_events_txn` and, of
     `EventsPersistenceStorageController`, `_persist_event_batch`, `_update_current_state`,
-    `_get_new_state_after_events` and `add_to_queue` of its `_EventPeristenceQueue` (read in
-    Synapse 1.151.0 and 1.163.2).
+    `_calculate_state_delta`, `_get_new_state_after_events` and `add_to_queue` of its
+    `_EventPeristenceQueue` (read in Synapse 1.151.0 and 1.163.2).
 
     `_get_new_state_after_events` refuses a batch of accepted events with a rejected one
     among them, though Synapse itself batches what waits to be stored: a repair, which many
@@ -90,7 +94,8 @@ class PersistenceHooks:
 
     def __init__(self, hs: HomeServer) -> None:
         self._announced: dict[str, TakeAway] = {}
-        self._before_state: dict[str, Callable[[], Awaitable[None]]] = {}
+        self._before_state: dict[str, tuple[Callable[[], Awaitable[None]], Settle]] = {}
+        self._settled: dict[str, Settle] = {}
         self._attended: dict[str, Renew] = {}
         self._held: set[str] = set()
         self._gates: dict[str, _Gate] = {}
@@ -104,11 +109,13 @@ class PersistenceHooks:
         self._persist_txn = persist_events._persist_events_txn
         self._persist_batch = controller._persist_event_batch
         self._update_state = controller._update_current_state
+        self._calculate_delta = controller._calculate_state_delta
         self._get_new_state = controller._get_new_state_after_events
         self._add = controller._event_persist_queue.add_to_queue
         persist_events._persist_events_txn = self._persist_events_txn  # type: ignore[method-assign]
         controller._persist_event_batch = self._persist_event_batch  # type: ignore[method-assign]
         controller._update_current_state = self._update_current_state  # type: ignore[method-assign,assignment]
+        controller._calculate_state_delta = self._calculate_state_delta  # type: ignore[method-assign]
         controller._get_new_state_after_events = self._get_new_state_after_events  # type: ignore[method-assign]
         controller._event_persist_queue.add_to_queue = self._add_to_queue  # type: ignore[method-assign]
 
@@ -164,7 +171,7 @@ class PersistenceHooks:
             self._clock.call_later(Duration(seconds=_GRACE_SECONDS), reopen)
 
     async def update_current_state(
-        self, room_id: str, before: Callable[[], Awaitable[None]]
+        self, room_id: str, before: Callable[[], Awaitable[None]], settle: Settle
     ) -> None:
         """Recomputes a room's current state, doing something else first.
 
@@ -173,8 +180,10 @@ class PersistenceHooks:
         Args:
             room_id: the room.
             before: what to do first.
+            settle: has the last word on how the current state changes; called with that and
+                with what it becomes.
         """
-        self._before_state[room_id] = before
+        self._before_state[room_id] = before, settle
         try:
             await self._controller.update_current_state(room_id)
         finally:
@@ -231,14 +240,28 @@ class PersistenceHooks:
             raise _Refused(frozenset(stale))
 
     async def _update_current_state(self, room_id: str, task: Any) -> None:
-        before = self._before_state.pop(room_id, None)
-        if before is not None:
-            self._held.add(room_id)
-            try:
-                await before()
-            finally:
-                self._held.discard(room_id)
-        await self._update_state(room_id, task)
+        ours = self._before_state.pop(room_id, None)
+        if ours is None:
+            await self._update_state(room_id, task)
+            return
+        before, settle = ours
+        self._held.add(room_id)
+        try:
+            await before()
+        finally:
+            self._held.discard(room_id)
+        self._settled[room_id] = settle
+        try:
+            await self._update_state(room_id, task)
+        finally:
+            del self._settled[room_id]
+
+    async def _calculate_state_delta(self, room_id: str, current_state: StateMap[str]) -> Any:
+        delta = await self._calculate_delta(room_id, current_state)
+        settle = self._settled.get(room_id)
+        if settle is not None:
+            await settle(delta, current_state)
+        return delta
 
     async def _add_to_queue(self, room_id: str, task: Any) -> Any:
         if room_id in self._held:

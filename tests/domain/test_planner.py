@@ -152,6 +152,16 @@ def test_state_changes_are_those_of_the_current_state() -> None:
     )
 
 
+def test_no_current_state_is_kept_of_a_room_that_this_server_is_out_of() -> None:
+    world = erring("A <- P cites P")
+    assert world.plan().idle
+    # As Synapse leaves it.
+    world.current, world.joined = {}, False
+    assert world.plan().idle
+    world.joined = True
+    assert [change.after for change in world.plan().state_changes] == ["C", "P"]
+
+
 def test_the_reasons_of_what_stays_rejected() -> None:
     world = erring(
         "X*[power_levels] <- P cites P; H[topic] <- X cites X by @mallory:a; I <- H cites H;"

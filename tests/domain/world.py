@@ -75,6 +75,7 @@ class World:
         self.edges: dict[str, tuple[str, ...]] = {}
         self.extremities: set[str] = set()
         self.current: StateIds = {}
+        self.joined = True
         self.unindexed: set[str] = set()
         self.journal: list[tuple[str, Action]] = []
         self.unfinished: set[str] = set()
@@ -388,6 +389,9 @@ class World:
         assert isinstance(checker, FakeChecker)
         return self._resolve(states, checker.rejected)
 
+    async def joined_here(self, state: StateIds) -> bool:
+        return self.joined
+
     # RoomWriter.
 
     async def prepare(self, plan: Plan) -> None:
@@ -460,6 +464,9 @@ class World:
 
     async def finish_after(self, room_id: str, work: Callable[[], Awaitable[Plan]]) -> None:
         await self.finish(await work())
+
+    def not_stored(self, room_id: str) -> list[str]:
+        return []
 
     def attending(self, room_id: str) -> AbstractContextManager[None]:
         return nullcontext()
