@@ -8,6 +8,7 @@ from synapse.storage._base import db_to_json
 from typing_extensions import override
 
 from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.adapter.replaced_state import read_replaced
 from synapse_rejection_repair.adapter.soft_failures import SoftFailureReader
 from synapse_rejection_repair.domain.affected import Behind
 from synapse_rejection_repair.domain.facts import RoomFacts
@@ -157,6 +158,10 @@ class SynapseDag(DagReader):
             "g.event_id",
         )
         return dict(rows)
+
+    @override
+    async def replaced(self, event_ids: Collection[str]) -> dict[str, str | None]:
+        return await read_replaced(self._database, event_ids)
 
     @override
     async def stream_orderings(self, event_ids: Collection[str]) -> dict[str, int]:
