@@ -130,7 +130,7 @@ class DagReader(Protocol):
         """The stored state group of each of the events that has one."""
 
     async def replaced(self, event_ids: Collection[str]) -> dict[str, str | None]:
-        """The event that each of some state events replaces, as noted with it.
+        """The event that each of some events replaces in the state, as noted with it.
 
         `None` if it replaces none; left out where what is stored of it cannot be read.
         """

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from synapse.storage._base import db_to_json
 from typing_extensions import override
 
 from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.adapter.json_object import json_object
 from synapse_rejection_repair.adapter.replaced_state import read_replaced
 from synapse_rejection_repair.adapter.soft_failures import SoftFailureReader
 from synapse_rejection_repair.domain.affected import Behind
@@ -187,4 +187,4 @@ class SynapseDag(DagReader):
 
 
 def _is_soft_failed(metadata: str | None) -> bool:
-    return metadata is not None and bool(db_to_json(metadata).get("soft_failed"))
+    return bool(json_object(metadata).get("soft_failed"))

@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import attr
-from synapse.storage._base import db_to_json
 from synapse.storage.database import LoggingTransaction
 from synapse.storage.engines import PostgresEngine
 
 from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.adapter.json_object import json_object
 from synapse_rejection_repair.adapter.nodes import references
 from synapse_rejection_repair.adapter.replaced_state import read_replaced
 from synapse_rejection_repair.adapter.state_difference import difference
@@ -218,7 +218,7 @@ class DefectScan:
         txn: LoggingTransaction, window: tuple[str, int, int]
     ) -> list[tuple[Finding, str]]:
         txn.execute(_LACKING, window)
-        return [(f, row[0]) for row in txn for f in _findings(row, db_to_json(row[2]))]
+        return [(f, row[0]) for row in txn for f in _findings(row, json_object(row[2]))]
 
     async def _unsearchable(
         self, window: tuple[str, int, int], indexed: Collection[str] | None
@@ -234,7 +234,7 @@ class DefectScan:
         def with_text(txn: LoggingTransaction, batch: list[str]) -> list[str]:
             clause, args = self.database.in_list("event_id", batch)
             txn.execute(f"SELECT event_id, json FROM event_json WHERE {clause}", args)
-            return [i for i, json in txn if _searched_text(db_to_json(json))]
+            return [i for i, json in txn if _searched_text(json_object(json))]
 
         found: list[str] = []
         for batch in batches(candidates):
@@ -284,7 +284,7 @@ def _findings(row: tuple[Any, ...], event: dict[str, Any]) -> list[Finding]:
 
 
 def _searched_text(event: dict[str, Any]) -> str | None:
-    field = _SEARCHED.get(event["type"])
+    field = _SEARCHED.get(str(event.get("type")))
     content = event.get("content")
     if field is None or not isinstance(content, dict):
         return None

@@ -29,7 +29,7 @@ _Events = dict[str, dict[str, Any]]
 
 
 async def read_replaced(database: Database, event_ids: Collection[str]) -> dict[str, str | None]:
-    """The event that each of some state events replaces; see `DagReader.replaced`."""
+    """The event that each of some events replaces; see `DagReader.replaced`."""
 
     def read(txn: LoggingTransaction, some: Collection[str]) -> dict[str, str | None]:
         return {i: _noted(event) for i, event in _read(txn, some).items()}

@@ -82,12 +82,8 @@ class Walk:
         for event_ids in batches(await self._clock.in_thread(ids_in_order, nodes), _BATCH):
             batch = [nodes[event_id] for event_id in event_ids]
             around = {i for n in batch for i in (*n.prev_event_ids, n.event_id)}
-            setting = [
-                node.event_id
-                for node in batch
-                if node.key is not None and node.event_id not in facts.suspects
-            ]
-            await self._events.read(around | facts.extremities, setting)
+            restatable = [i for i in event_ids if i not in facts.suspects]
+            await self._events.read(around | facts.extremities, restatable)
             judged = [
                 node
                 for node in batch

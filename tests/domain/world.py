@@ -352,7 +352,7 @@ class World:
         return {i: self.after[i] for i in event_ids if i in self.after}
 
     async def replaced(self, event_ids: Collection[str]) -> dict[str, str | None]:
-        return {i: self.noted[i] for i in event_ids if i in self.noted}
+        return {i: self.noted.get(i) for i in event_ids}
 
     async def stream_orderings(self, event_ids: Collection[str]) -> dict[str, int]:
         return {i: self.nodes[i].stream_ordering for i in event_ids if i in self.nodes}
