@@ -83,6 +83,14 @@ class StoredEvent:
         event.internal_metadata.outlier = bool(self.outlier)
         return event
 
+    def as_sent(self, version: RoomVersion) -> EventBase:
+        """The event as another server sends it, which knows nothing of what is noted of it here.
+
+        Raises:
+            SynapseError: it is no event of such a room.
+        """
+        return _made(json_object(self.json), version, {})
+
     def as_decided(self, version: RoomVersion, accepted: bool) -> EventBase:
         """The event as it is stored, but accepted or rejected as is said.
 
