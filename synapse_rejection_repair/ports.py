@@ -129,6 +129,12 @@ class DagReader(Protocol):
     async def state_groups(self, event_ids: Collection[str]) -> dict[str, int]:
         """The stored state group of each of the events that has one."""
 
+    async def replaced(self, event_ids: Collection[str]) -> dict[str, str | None]:
+        """The event that each of some events replaces in the state, as noted with it.
+
+        `None` if it replaces none; left out where what is stored of it cannot be read.
+        """
+
     async def stream_orderings(self, event_ids: Collection[str]) -> dict[str, int]:
         """The order in which this server stored each of the events."""
 

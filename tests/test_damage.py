@@ -613,6 +613,16 @@ def test_what_cannot_be_judged_is_left_as_the_known_cure_left_it(pair: Pair) -> 
     assert room.b.rejected(r) == {tampered.bad["signature"]}
 
 
+UNREADABLE = {
+    "cut": ("json", "{"),
+    "list": ("json", "[]"),
+    "marks_cut": ("internal_metadata", "{,}"),
+    "marks_null": ("internal_metadata", "null"),
+    "marks_list": ("internal_metadata", "[]"),
+}
+"""What no object can be read from: each in its column."""
+
+
 @SQLITE
 def test_damaged_rows_fail_no_call(pair: Pair) -> None:
     # What Synapse itself cannot read any more (and says so in its log).
@@ -622,13 +632,22 @@ def test_damaged_rows_fail_no_call(pair: Pair) -> None:
         garbage=lambda event: event.update(prev_events=7, auth_events=[[]]),
         empty=lambda event: event.clear(),
         gone=lambda event: None,
+        **dict.fromkeys(
+            ["cut", "list", "marks_cut", "marks_null", "marks_list"], lambda event: None
+        ),
     )
     room, r, bob = tampered.room, tampered.room.room_id, tampered.room.bob
     pair.b.stop()
     pair.b.database.execute("DELETE FROM event_json WHERE event_id = ?", tampered.bad["gone"])
+    for name, (column, text) in UNREADABLE.items():
+        sql = f"UPDATE event_json SET {column} = ? WHERE event_id = ?"
+        assert pair.b.database.execute(sql, text, tampered.bad[name]) == 1
     pair.b.start()
     rejected = room.b.rejected(r)
     assert rejected == {*tampered.bad.values(), *tampered.sound}
+    # What Synapse itself has noted of an event is no part of it.
+    for name in ("marks_cut", "marks_null", "marks_list"):
+        tampered.sound.add(tampered.bad.pop(name))
 
     listed = bob.repair_api("GET", f"/rooms{quoted(r)}/rejections")
     assert {row["event_id"] for row in listed["rejections"]} == rejected
@@ -640,10 +659,37 @@ def test_damaged_rows_fail_no_call(pair: Pair) -> None:
     for name, event_id in tampered.bad.items():
         assert verdicts[event_id]["verdict"] in ("reject", "unknown"), name
         assert verdicts[event_id]["error"], name
+    for name in ("gone", "cut", "list"):
+        assert verdicts[tampered.bad[name]]["verdict"] == "unknown", name
     done = repair(bob, r, force=force)
     assert done["accepted"] == len(tampered.sound)
     assert room.b.rejected(r) == {*force}
     assert repair(bob, r)["accepted"] == 0
+
+
+@SQLITE
+def test_an_accepted_event_that_cannot_be_read_is_left_as_it_is(pair: Pair) -> None:
+    room = pair.room("10")
+    r, bob = room.room_id, room.bob
+    topic = lose_state(room, "m.room.topic", {"topic": "Lost"})
+    broken = room.alice.send_message(r, "Broken")
+    last = room.alice.send_message(r, "Last")
+    everywhere(room, broken, last)
+    pair.b.stop()
+    sql = "UPDATE event_json SET json = ?, internal_metadata = ? WHERE event_id = ?"
+    pair.b.database.execute(sql, "[]", "{,}", broken)
+    pair.b.start()
+    state = compare.states_after(room.b, r)
+    health(bob, r)
+    assert dry_run(bob, r)["summary"]["restate"] == 0
+    assert repair(bob, r)["accepted"] == 1
+    assert room.b.rejected(r) == set()
+    assert compare.states_after(room.b, r)[topic] == {
+        **state[topic],
+        ("m.room.topic", ""): topic,
+    }
+    assert compare.states_after(room.b, r)[broken] == state[broken]
+    assert repair(bob, r)["total"] == 0
 
 
 @SQLITE

@@ -18,7 +18,7 @@ import requests
 from tests.harness import compare, flavours
 from tests.harness.brake import brake
 from tests.harness.braked import PERSIST, Braked, braked_pair, keep, rewind
-from tests.harness.client import Client, JsonDict, MatrixError
+from tests.harness.client import Client, JsonDict, MatrixError, quoted
 from tests.harness.damage import Damage, assert_whole, make_damage
 from tests.harness.database import SqliteDatabase
 from tests.harness.federation import Room
@@ -354,6 +354,25 @@ def test_a_repair_goes_on_after_sigterm(rewound: Rewound) -> None:
     assert_accepted_once(damage, finished(room.bob, job_id))
     assert_whole(room)
     assert [e for e in room.b.errors_in_log() if "rejection_repair" in e] == []
+
+
+@pytest.mark.slow
+def test_a_repair_of_a_room_that_is_deleted_meanwhile(braked: Braked) -> None:
+    room = braked.pair.room("10")
+    r, bob, damage = room.room_id, room.bob, make_damage(room, SMALL)
+    brake(braked.control, {"transaction": "rejection_repair_cancel_requested", "hold": 1})
+    job_id = start(bob, r)
+    damage.wait_until_half_done()
+    path = "/_synapse/admin/v2/rooms"
+    delete = bob.call("DELETE", path + quoted(r), {"purge": True, "force_purge": True})
+    status = path + quoted("delete_status", delete["delete_id"])
+    wait_for(lambda: bob.call("GET", status)["status"] == "complete", what="the room to go")
+    braked.release()
+    job = finished(bob, job_id)
+    assert job["status"] == "failed"
+    assert job["error"].endswith("it is not stored here any more")
+    sql = "SELECT COUNT(*) FROM events WHERE room_id = ?"
+    assert room.b.database.value(sql, r) == 0
 
 
 # Cancelling.

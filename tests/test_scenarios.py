@@ -249,6 +249,59 @@ def test_state_that_nobody_cites(room: Room) -> None:
     no_errors(room)
 
 
+def test_state_that_was_replaced_since(room: Room) -> None:
+    r, alice, bob = room.room_id, room.alice, room.bob
+    topic = lose_state(room, "m.room.topic", {"topic": "Lost"})
+    between = alice.send_message(r, "Between")
+    replacing = [alice.send_state(r, "m.room.topic", {"topic": "Not lost"})]
+    everywhere(room, between, *replacing)
+    # Of this key there was none before, so what comes next is the first one here.
+    first = lose_state(room, "org.example.state", {"number": 1})
+    replacing.append(alice.send_state(r, "org.example.state", {"number": 2}))
+    last = alice.send_message(r, "Last")
+    everywhere(room, *replacing, last)
+    assert room.b.rejected(r) == {topic, first}
+    shared = compare.shared_events(room)
+    right = HostilePeer(room.b, r).states_given(room.a, shared)
+
+    # The state after them is the same with what was lost, that before them is not.
+    plan = dry_run(bob, r)
+    assert plan["summary"]["restate"] == len([between, *replacing])
+    assert plan["summary"]["state_changes"] == []
+    client, since = synced(bob, room)
+    # What is in the running server's caches is to go.
+    shown = {bob.event(r, i)["unsigned"].get("replaces_state") for i in replacing}
+    assert shown.isdisjoint([topic, first])
+    rows = "SELECT {} FROM {} WHERE event_id = ?"
+    stored = [
+        (table, column, room.b.database.value(rows.format(column, table), event_id), event_id)
+        for table, column in (("event_json", "json"), ("event_to_state_groups", "state_group"))
+        for event_id in replacing
+    ]
+    repair(bob, r)
+    assert [bob.event(r, i)["unsigned"]["replaces_state"] for i in replacing] == [topic, first]
+    assert HostilePeer(room.a, r).states_given(room.b, shared) == right
+    assert differences(room) == {}
+    client.apply(bob.sync(since))
+    assert client.state["m.room.topic", ""] == replacing[0]
+    assert dry_run(bob, r)["summary"]["restate"] == 0
+    assert health(bob, r) == {}
+
+    # As a repair by an earlier version left it.
+    room.b.stop()
+    for table, column, value, event_id in stored:
+        room.b.database.execute(
+            f"UPDATE {table} SET {column} = ? WHERE event_id = ?", value, event_id
+        )
+    room.b.start()
+    assert health(bob, r) == {"stale_state": len(replacing)}
+    repair(bob, r)
+    room.b.restart()
+    assert HostilePeer(room.a, r).states_given(room.b, shared) == right
+    assert health(bob, r) == {}
+    no_errors(room)
+
+
 def test_a_server_acl_that_was_lost(room: Room) -> None:
     r, peer = room.room_id, HostilePeer(room.a, room.room_id)
     # Of addresses without a name, as all servers here have.

@@ -291,6 +291,26 @@ def pdu(room: Room, event_id: str) -> JsonDict:
     return event
 
 
+def test_state_that_was_replaced_since(braked: Braked) -> None:
+    room = braked.pair.room("11")
+    lose_state(room, "m.room.topic", {"topic": "Lost"})
+    topic = room.alice.send_state(room.room_id, "m.room.topic", {"topic": "Not lost"})
+    # Of this key there was none before.
+    lose_state(room, "org.example.state", {"number": 1})
+    other = room.alice.send_state(room.room_id, "org.example.state", {"number": 2})
+    everywhere(room, topic, other)
+    before = facts(room)
+    shown = [room.bob.event(room.room_id, i)["unsigned"] for i in (topic, other)]
+    repaired = repair(room.bob, room.room_id)
+    assert_whole(room)
+    undone(room.bob, repaired["repair_id"])
+    assert_same(before, facts(room))
+    again = [room.bob.event(room.room_id, i)["unsigned"] for i in (topic, other)]
+    assert [u.get("replaces_state") for u in again] == [u.get("replaces_state") for u in shown]
+    assert repair(room.bob, room.room_id)["accepted"] == 2
+    assert_whole(room)
+
+
 def test_it_is_not_stopped_half_way(braked: Braked) -> None:
     incident = make_incident(braked.pair.room("11"))
     room = incident.room

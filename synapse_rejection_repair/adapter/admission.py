@@ -21,9 +21,9 @@ from synapse.server import HomeServer
 from synapse.storage.engines import PostgresEngine
 from unpaddedbase64 import decode_base64
 
-from synapse_rejection_repair.adapter.checker import MALFORMED
 from synapse_rejection_repair.adapter.integrity import signers
 from synapse_rejection_repair.adapter.storable import unstorable
+from synapse_rejection_repair.adapter.stored_events import MALFORMED
 from synapse_rejection_repair.domain.imports import Skip, Skipped
 from synapse_rejection_repair.domain.source import SourceEvent
 from synapse_rejection_repair.ports import Clock

@@ -142,6 +142,11 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         ("dest", "room_id", "limit", "extremities"),
     ),
     (
+        "synapse.handlers.federation_event",
+        "FederationEventHandler.on_receive_pdu",
+        ("origin", "pdu"),
+    ),
+    (
         "synapse.storage.controllers.state",
         "StateStorageController.get_current_hosts_in_room_ordered",
         ("room_id",),

@@ -25,7 +25,7 @@ from synapse_rejection_repair.adapter.decided_events import DecidedEvents
 from synapse_rejection_repair.adapter.failures import Failures
 from synapse_rejection_repair.adapter.integrity import IntegrityCheck
 from synapse_rejection_repair.adapter.storable import unstorable
-from synapse_rejection_repair.adapter.stored_events import read_stored
+from synapse_rejection_repair.adapter.stored_events import MALFORMED, read_stored
 from synapse_rejection_repair.domain.model import (
     ACCEPTED,
     Check,
@@ -37,8 +37,8 @@ from synapse_rejection_repair.domain.model import (
 from synapse_rejection_repair.errors import StepFailed
 from synapse_rejection_repair.ports import Checker, Clock, StateLookup
 
-MALFORMED = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
-"""What Synapse raises, besides its own errors, of an event that is not formed as it expects."""
+_MISSING = Verdict(Outcome.UNKNOWN, Check.VALIDITY, "The event's JSON is missing")
+_UNREADABLE = Verdict(Outcome.UNKNOWN, Check.VALIDITY, "The event's JSON cannot be read")
 
 
 class EventChecker(Checker):
@@ -75,6 +75,7 @@ class EventChecker(Checker):
         self._room_version = KNOWN_ROOM_VERSIONS[room_version]
         self.known = DecidedEvents(database, self._room_version)
         self._batch: dict[str, EventBase] = {}
+        self._stored: set[str] = set()
         self._misnamed: dict[str, EventBase] = {}
         self._broken: dict[str, Verdict] = {}
         self._spam: set[str] = set()
@@ -86,12 +87,17 @@ class EventChecker(Checker):
     @override
     async def load(self, nodes: Sequence[Node], *, verify: bool = True) -> None:
         self._batch = {}
+        self._stored = set()
         self._misnamed = {}
         self._broken = {}
         self._spam = set()
         digests: dict[bytes, EventBase] = {}
         for stored in await read_stored(self._database, [node.event_id for node in nodes]):
             event_id = stored.event_id
+            self._stored.add(event_id)
+            if not stored.readable:
+                self._broken[event_id] = _UNREADABLE
+                continue
             try:
                 event = stored.as_received(self._room_version)
             except SynapseError as e:
@@ -124,15 +130,21 @@ class EventChecker(Checker):
         """A loaded event, as it would arrive: not rejected, not stored.
 
         Raises:
-            StepFailed: what is stored is not the event that the id names.
+            StepFailed: what is stored is not the event that the id names, or nothing is.
         """
-        if event_id not in self._batch:
+        if event_id in self._batch:
+            return self._batch[event_id]
+        if event_id in self._stored:
             raise StepFailed(event_id, "what is stored of it is not the event that its id names")
-        return self._batch[event_id]
+        raise StepFailed(event_id, "it is not stored here any more")
 
     def whatever_is_stored(self, event_id: str) -> EventBase:
-        """A loaded event, even if it is not the one that its id names."""
-        return self._batch.get(event_id) or self._misnamed[event_id]
+        """A loaded event, even if it is not the one that its id names.
+
+        Raises:
+            StepFailed: what is stored is no event, or nothing is.
+        """
+        return self._misnamed.get(event_id) or self.event(event_id)
 
     @override
     def auth_keys(self, node: Node) -> Collection[StateKey]:
@@ -150,7 +162,7 @@ class EventChecker(Checker):
             return attr.evolve(broken, outcome=Outcome.UNKNOWN) if lost else broken
         event = self._batch.get(node.event_id)
         if event is None:
-            return Verdict(Outcome.UNKNOWN, Check.VALIDITY, "The event's JSON is missing")
+            return _MISSING
         verdict = await self.authorise(event, force=force)
         if not force and state_before is not None and verdict.accepted:
             verdict = await self._check_state_before(event, state_before)

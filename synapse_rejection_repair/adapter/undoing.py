@@ -18,6 +18,7 @@ from synapse_rejection_repair.adapter.mending import RoomMending
 from synapse_rejection_repair.adapter.newest import mend_bump_stamp, mend_threads
 from synapse_rejection_repair.adapter.nodes import read_nodes, references
 from synapse_rejection_repair.adapter.relations import redacted_by, restore_relations
+from synapse_rejection_repair.adapter.replaced_state import put_notes_back
 from synapse_rejection_repair.adapter.resolved import ResolvedStates
 from synapse_rejection_repair.adapter.takeaway import (
     OWN_ROWS,
@@ -134,6 +135,7 @@ class SynapseUndoWriter(UndoWriter):
             f"UPDATE {STATE} SET state_group = ? WHERE event_id = ?",
             [(group, event_id) for event_id, group in was.items()],
         )
+        put_notes_back(txn, repair_id, job.job_id, now, restated)
         indexed = [i for i in event_ids if Action.INDEX in events[i]]
         journal(txn, job.job_id, UNDO, now, [(i, {}) for i in indexed])
         if indexed:

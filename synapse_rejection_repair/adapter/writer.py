@@ -26,6 +26,7 @@ from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.journal import journal
 from synapse_rejection_repair.adapter.mending import RoomMending
 from synapse_rejection_repair.adapter.newcomers import Newcomers
+from synapse_rejection_repair.adapter.replaced_state import note_replaced
 from synapse_rejection_repair.adapter.resolved import ResolvedStates
 from synapse_rejection_repair.adapter.tables import JOURNAL
 from synapse_rejection_repair.adapter.takeaway import TakenAway, take_away
@@ -254,11 +255,17 @@ class SynapseWriter(RoomWriter):
         self, job: RepairJob, steps: Sequence[Step], checker: EventChecker, known: dict[str, int]
     ) -> None:
         pairs: list[tuple[EventBase, EventContext]] = []
+        replaced: dict[str, str | None] = {}
         for step in steps:
             event = checker.whatever_is_stored(step.node.event_id)
             context = await self._contexts.of(event, known, checker)
             if step.node.rejected:
                 context.rejected = RejectedReason.AUTH_ERROR
+            elif (key := event.get_state_key()) is not None:
+                entry = await _entry(context, (event.type, key))
+                # Else the state before it is not known, but only that after it.
+                if entry != step.node.event_id:
+                    replaced[step.node.event_id] = entry
             group = context.state_group_before_event if step.node.rejected else context.state_group
             assert group is not None
             known[step.node.event_id] = group
@@ -276,6 +283,8 @@ class SynapseWriter(RoomWriter):
             self._store._invalidate_cache_and_stream_bulk(
                 txn, self._store._get_state_group_for_event, [(i,) for i in known]
             )
+            if note_replaced(txn, job.job_id, now, replaced):
+                self._store._invalidate_caches_for_room_events_and_stream(txn, job.room_id)
 
         async with self._stores.state_deletion.persisting_state_group_references(pairs):
             await self._database.run("restate", restate)
@@ -329,6 +338,11 @@ class SynapseWriter(RoomWriter):
     def attending(self, room_id: str) -> AbstractContextManager[None]:
         self._failures.forget(room_id)
         return self._hooks.attending(room_id, self._newcomers.renew)
+
+
+async def _entry(context: EventContext, key: StateKey) -> str | None:
+    """What the state before an event holds under a key."""
+    return (await context.get_prev_state_ids(StateFilter.from_types([key]))).get(key)
 
 
 _LookedUp = dict[tuple[int, frozenset[StateKey]], StateIds]

@@ -72,6 +72,7 @@ class World:
         self.soft_failed: set[str] = set()
         self.groups: dict[int, StateIds] = {}
         self.after: dict[str, int] = {}
+        self.noted: dict[str, str | None] = {}
         self.edges: dict[str, tuple[str, ...]] = {}
         self.extremities: set[str] = set()
         self.current: StateIds = {}
@@ -124,6 +125,8 @@ class World:
             return
         after = {**before, node.key: node.event_id} if accepted and node.key else dict(before)
         self.after[node.event_id] = self._group(after)
+        if node.key:
+            self.noted[node.event_id] = before.get(node.key)
         if accepted:
             self.edges[node.event_id] = node.prev_event_ids
             self.extremities.add(node.event_id)
@@ -201,12 +204,17 @@ class World:
         """The state after each event."""
         return {i: self.groups[group] for i, group in self.after.items()}
 
+    def replacing(self) -> dict[str, str | None]:
+        """The event that each accepted state event replaces, as noted."""
+        return {i: noted for i, noted in self.noted.items() if i in self.accepted}
+
     def snapshot(self) -> object:
         """Everything, for proving that nothing was written."""
         return (
             dict(self.nodes),
             set(self.soft_failed),
             self.states(),
+            dict(self.noted),
             dict(self.edges),
             set(self.extremities),
             dict(self.current),
@@ -344,6 +352,9 @@ class World:
     async def state_groups(self, event_ids: Collection[str]) -> dict[str, int]:
         return {i: self.after[i] for i in event_ids if i in self.after}
 
+    async def replaced(self, event_ids: Collection[str]) -> dict[str, str | None]:
+        return {i: self.noted.get(i) for i in event_ids}
+
     async def stream_orderings(self, event_ids: Collection[str]) -> dict[str, int]:
         return {i: self.nodes[i].stream_ordering for i in event_ids if i in self.nodes}
 
@@ -428,6 +439,8 @@ class World:
             sets = node.key is not None and node.rejected is None
             after = {**before, node.key: event_id} if sets and node.key else dict(before)
             self.after[event_id] = self._group(after)
+            if sets and node.key:
+                self.noted[event_id] = before.get(node.key)
             self.journal.append((event_id, step.action))
             self.unfinished.add(event_id)
             return step.verdict
