@@ -402,6 +402,32 @@ def whole(room: Room) -> None:
         assert health(seen.bob, room.room_id) == {}
 
 
+def test_no_process_remembers_what_state_was_taken_to_replace(deployment: Deployment) -> None:
+    b = deployment.b
+    room = deployment.room_on(PERSISTERS[1], "11")
+    r = room.room_id
+    lost = lose_state(room, "m.room.topic", {"topic": "Lost"})
+    topic = room.alice.send_state(r, "m.room.topic", {"topic": "Not lost"})
+    room.wait_everywhere(topic)
+
+    def replaced(name: str) -> str | None:
+        found: str | None = b.at(name, room.bob).event(r, topic)["unsigned"].get("replaces_state")
+        return found
+
+    before = {name: replaced(name) for name in SERVING}
+    assert lost not in before.values()
+    repair_id = repair(b.at(MAIN, room.bob), r)["repair_id"]
+    for name in SERVING:
+        wait_for(lambda name=name: replaced(name) == lost, what=f"{name} to forget")  # type: ignore[misc]
+    undo = room.bob.repair_api("POST", f"/repairs/{repair_id}/undo", {"dry_run": False})
+    assert finished(room.bob, undo["repair_id"])["status"] == "complete"
+    for name in SERVING:
+        wait_for(
+            lambda name=name: replaced(name) == before[name],  # type: ignore[misc]
+            what=f"{name} to forget again",
+        )
+
+
 def test_goes_on_beside_the_repair(deployment: Deployment) -> None:
     # Other processes check what comes in, and learn of the repair later than the one that does it.
     b = deployment.b
