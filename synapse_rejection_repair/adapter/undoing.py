@@ -30,15 +30,13 @@ from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.dag import in_order
 from synapse_rejection_repair.domain.repair import RepairJob
 from synapse_rejection_repair.domain.steps import Action
-from synapse_rejection_repair.domain.undo import UNDO, Done
-from synapse_rejection_repair.errors_undo import BuiltUpon
+from synapse_rejection_repair.domain.undo import STORED_ANEW, UNDO, Done
+from synapse_rejection_repair.errors import RepairError
 from synapse_rejection_repair.ports import Clock
 from synapse_rejection_repair.ports_undo import UndoWriter
 
 _AT_ONCE = 100
 """How many events are put back in one transaction."""
-
-_STORED_ANEW = {Action.RECEIVE, Action.REJECT}
 
 
 class SynapseUndoWriter(UndoWriter):
@@ -74,11 +72,12 @@ class SynapseUndoWriter(UndoWriter):
         nodes = await read_nodes(self._database, events.keys())
         parents = {p for n in nodes.values() for p in n.prev_event_ids} - events.keys()
         children_first = [n.event_id for n in in_order(nodes)][::-1]
-        builders: list[str] = []
+        refused: RepairError | None = None
 
         async def put_all_back() -> set[str]:
-            builders.extend(await self._history.builders(repair, events))
-            if builders:
+            nonlocal refused
+            refused = await self._history.obstacle(repair, events)
+            if refused is not None:
                 return set()
             for ids in batches(children_first, _AT_ONCE):
                 await self._database.run("undo", self._undo, job, repair.job_id, ids, events)
@@ -87,8 +86,8 @@ class SynapseUndoWriter(UndoWriter):
             return parents
 
         await self._mending.mend(job.room_id, put_all_back)
-        if builders:
-            raise BuiltUpon(repair.job_id, tuple(builders))
+        if refused is not None:
+            raise refused
 
     def _undo(
         self,
@@ -99,7 +98,7 @@ class SynapseUndoWriter(UndoWriter):
         events: Done,
     ) -> None:
         now = self._clock.now_ms()
-        anew = [i for i in event_ids if _STORED_ANEW & {*events[i]}]
+        anew = [i for i in event_ids if STORED_ANEW & {*events[i]}]
         if anew:
             was = {
                 **originals(txn, repair_id, anew, Action.REJECT.value),
