@@ -126,7 +126,7 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         hooks = PersistenceHooks(hs)
         rest = _REST_SHARED if database.shared_connection else _REST
         arrivals = ArrivalHooks(hs)
-        mending = RoomMending(hs, database, dag, hooks, resolved)
+        mending = RoomMending(hs, database, rooms, dag, hooks, resolved)
         contexts = EventContexts(hs, dag, states)
         writer = SynapseWriter(
             hs, database, dag, contexts, resolved, hooks, mending, arrivals, clock

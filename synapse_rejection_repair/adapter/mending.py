@@ -12,6 +12,7 @@ from synapse_rejection_repair.adapter.dag import SynapseDag
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.resolved import ResolvedStates
+from synapse_rejection_repair.adapter.rooms import SynapseRooms
 from synapse_rejection_repair.domain.extremities import forward_extremities
 
 
@@ -21,7 +22,8 @@ class RoomMending:
     Args:
         hs: a homeserver process that writes events.
         database: its main database.
-        dag: reads rooms.
+        rooms: knows rooms.
+        dag: knows their events.
         hooks: into Synapse's persistence.
         resolved: what processes remember of resolved states.
     """
@@ -30,6 +32,7 @@ class RoomMending:
         self,
         hs: HomeServer,
         database: Database,
+        rooms: SynapseRooms,
         dag: SynapseDag,
         hooks: PersistenceHooks,
         resolved: ResolvedStates,
@@ -38,6 +41,7 @@ class RoomMending:
         self._store = self._stores.main
         self._notifier = hs.get_notifier()
         self._database = database
+        self._rooms = rooms
         self._dag = dag
         self._hooks = hooks
         self._resolved = resolved
@@ -80,11 +84,14 @@ class RoomMending:
         await self._database.run("forget_derived", forget)
 
     async def _mend_extremities(self, room_id: str, planned: Collection[str]) -> None:
-        stored = await self._dag.extremities(room_id)
+        stored = await self._rooms.forward_extremities(room_id)
         candidates = stored | frozenset(planned)
         bad = await self._dag.not_standing(candidates)
         followed = await self._dag.followed(candidates)
         wanted = forward_extremities(candidates, bad, (), followed)
+        if stored and not wanted:
+            wanted = await self._newest(room_id)
+        # Bad ones are better than none: Synapse cannot send to a room that has none.
         if wanted == stored or not wanted:
             return
         persist = self._stores.persist_events
@@ -103,3 +110,10 @@ class RoomMending:
             )
 
         await self._database.run("mend_extremities", write)
+
+    async def _newest(self, room_id: str) -> frozenset[str]:
+        """Where the room can go on if nothing that was thought of can be an extremity."""
+        newest = await self._dag.newest_accepted(room_id)
+        bad = await self._dag.not_standing(newest)
+        bad.update({*newest} - (await self._dag.state_groups(newest)).keys())
+        return forward_extremities(newest, bad, (), await self._dag.followed(newest))

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from synapse.server import HomeServer
-from synapse.storage.database import LoggingTransaction
+from synapse.storage.database import LoggingTransaction, make_in_list_sql_clause
 from typing_extensions import override
 
 from synapse_rejection_repair.adapter.database import Database
@@ -82,8 +82,7 @@ class SynapseUndoWriter(UndoWriter):
             for ids in batches(children_first, _AT_ONCE):
                 await self._database.run("undo", self._undo, job, repair.job_id, ids, events)
                 await self._clock.breathe()
-            await self._database.run("undo_bump", mend_bump_stamp, job.room_id)
-            return parents
+            return await self._database.run("undo_bump", self._end, repair, parents)
 
         await self._mending.mend(job.room_id, put_all_back)
         if refused is not None:
@@ -108,7 +107,8 @@ class SynapseUndoWriter(UndoWriter):
             for event_id in anew:
                 _insert(txn, event_id, was[event_id])
             put_back(txn, taken)
-            restore_extremities(txn, {p for i in anew for p in _prev_events(was[i])})
+            before = {p for i in anew for p in _prev_events(was[i])}.difference(anew)
+            restore_extremities(txn, before)
             mend_threads(txn, job.room_id, anew)
         restated = [i for i in event_ids if Action.RESTATE in events[i]]
         journal(txn, job.job_id, UNDO, now, _groups(txn, restated).items())
@@ -125,6 +125,48 @@ class SynapseUndoWriter(UndoWriter):
         # Every process may have cached any of it.
         self._store._invalidate_caches_for_room_events_and_stream(txn, job.room_id)
         self._resolved.forget(txn)
+
+    def _end(
+        self, txn: LoggingTransaction, repair: RepairJob, parents: Collection[str]
+    ) -> set[str]:
+        """Lets the room end as it did before the repair, and with what came since.
+
+        A damaged event that was put back counts as accepted, but has no edges: by them, nothing
+        follows those before it.
+
+        Returns:
+            The events that may be forward extremities.
+        """
+        mend_bump_stamp(txn, repair.room_id)
+        were, position = repair.progress.start_extremities, repair.progress.start_position
+        if were:
+            restore_extremities(txn, were)
+        txn.execute(
+            "SELECT event_id FROM event_forward_extremities WHERE room_id = ?", (repair.room_id,)
+        )
+        stored = {event_id for (event_id,) in txn.fetchall()}
+        candidates = stored.union(parents, were or ())
+        ids = [*candidates.difference(were or ())]
+        never = {
+            event_id
+            for action in STORED_ANEW
+            for event_id in originals(txn, repair.job_id, ids, action.value)
+        }
+        if were is not None and position is not None:
+            for some in batches(ids):
+                clause, args = make_in_list_sql_clause(txn.database_engine, "event_id", some)
+                txn.execute(
+                    f"SELECT event_id FROM events WHERE stream_ordering <= ? AND {clause}",
+                    (position, *args),
+                )
+                never.update(event_id for (event_id,) in txn.fetchall())
+        # A room must never have none.
+        if not stored <= never:
+            delete(txn, "event_forward_extremities", stored & never)
+        self._store._invalidate_cache_and_stream(
+            txn, self._store.get_latest_event_ids_in_room, (repair.room_id,)
+        )
+        return candidates - never
 
 
 def _insert(
