@@ -19,6 +19,7 @@ from synapse_rejection_repair.adapter.contexts import EventContexts
 from synapse_rejection_repair.adapter.dag import SynapseDag
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.defects import DefectScan
+from synapse_rejection_repair.adapter.derived import follow_undoing
 from synapse_rejection_repair.adapter.facts import SynapseFacts
 from synapse_rejection_repair.adapter.gaps import GapReader
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
@@ -121,6 +122,7 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
     peer_events = PeerEvents(hs, database, integrity, make_checker, clock)
     peer_states = SynapsePeerStates(hs, database, peers, peer_events)
     resolved = ResolvedStates(hs)
+    follow_undoing(hs, database)
     runner = hooks = arrivals = None
     if writes_events(hs):
         hooks = PersistenceHooks(hs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -64,6 +65,33 @@ def refused(user: Client, repair_id: str) -> JsonDict:
     return found
 
 
+_DERIVED = {
+    "statistics": "SELECT current_state_events, joined_members, invited_members, left_members,"
+    " banned_members, knocked_members, local_users_in_room FROM room_stats_current"
+    " WHERE room_id = ?",
+    "what is told of the room": "SELECT * FROM room_stats_state WHERE room_id = ?",
+    "users in a public room": "SELECT user_id FROM users_in_public_rooms WHERE room_id = ?",
+    "users who share a private room": "SELECT user_id, other_user_id"
+    " FROM users_who_share_private_rooms WHERE room_id = ?",
+}
+"""What Synapse derives from a room's state in the background."""
+
+
+def derived(room: Room) -> dict[str, Any]:
+    b, r = room.b, room.room_id
+    newest = b.database.value(
+        "SELECT MAX(stream_id) FROM current_state_delta_stream WHERE room_id = ?", r
+    )
+    for table in ("stats_incremental_position", "user_directory_stream_pos"):
+        position = f"SELECT COALESCE(MAX(stream_id), 0) >= ? FROM {table}"
+        wait_for(partial(b.database.value, position, newest), what=f"{table} to follow")
+    found = {name: {*b.database.query(sql, r)} for name, sql in _DERIVED.items()}
+    # Others come and go with other rooms.
+    late = f"@late-{room.alice.user_id[1:]}"
+    listed = b.database.query("SELECT user_id FROM user_directory WHERE user_id = ?", late)
+    return {**found, "user directory": listed}
+
+
 def facts(room: Room) -> dict[str, Any]:
     """All that an undo has to bring back, as the database, the endpoints and users have it."""
     b, r = room.b, room.room_id
@@ -78,6 +106,7 @@ def facts(room: Room) -> dict[str, Any]:
         for table in _OWN
     }
     found |= compare.database_facets(room, b)
+    found |= derived(room)
     found["diagnosis"] = diagnosis(room.bob, r)
     for root in found["diagnosis"]["roots"]:
         # Written in the background, some seconds after the rejection: an undo has no part in it.
@@ -220,6 +249,20 @@ def test_a_damaged_event_that_the_room_ended_with(braked: Braked) -> None:
     undone(room.bob, repaired["repair_id"])
     assert_same(before, facts(room))
     assert room.b.database.value(rows, end) == 1
+
+
+def test_what_was_public_for_a_repair_is_private_again(braked: Braked) -> None:
+    room = braked.pair.room("11")
+    private = room.alice.send_state(room.room_id, "m.room.join_rules", {"join_rule": "invite"})
+    everywhere(room, private)
+    public = lose_state(room, "m.room.join_rules", {"join_rule": "public"})
+    before = facts(room)
+    assert before["users who share a private room"]
+    repaired = repair(room.bob, room.room_id)
+    assert room.bob.state(room.room_id)["m.room.join_rules", ""]["event_id"] == public
+    assert derived(room)["users in a public room"]
+    undone(room.bob, repaired["repair_id"])
+    assert_same(before, facts(room))
 
 
 def test_it_is_not_stopped_half_way(braked: Braked) -> None:

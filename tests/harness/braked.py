@@ -54,7 +54,13 @@ def braked_pair(folder: Path, database: Database | None = None) -> Iterator[Brak
         *yaml.safe_load(EXAMPLE.read_text())["modules"],
     ]
     a = Server(folder / "a", modules=[])
-    b = Server(folder / "b", modules=modules, database=database)
+    b = Server(
+        folder / "b",
+        modules=modules,
+        database=database,
+        # As for any pair: what a new database is in want of is not to go on in a test.
+        config={"background_updates": {"sleep_enabled": False}},
+    )
     with running(a, b):
         yield Braked(Pair(a, b), control)
 
