@@ -25,6 +25,7 @@ from synapse_rejection_repair.adapter.gaps import GapReader
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.integrity import IntegrityCheck
 from synapse_rejection_repair.adapter.jobstore import SynapseJobStore, prepare_tables
+from synapse_rejection_repair.adapter.latecomers import Latecomers
 from synapse_rejection_repair.adapter.listings import Listings
 from synapse_rejection_repair.adapter.mending import RoomMending
 from synapse_rejection_repair.adapter.metrics import RepairMeter
@@ -63,6 +64,7 @@ from synapse_rejection_repair.rest.rooms import (
     RoomsServlet,
 )
 from synapse_rejection_repair.rest.undo import UndoServlet
+from synapse_rejection_repair.starting import until_it_succeeds
 from synapse_rejection_repair.undo import Undoing, UndoPlanner, UndoService
 from synapse_rejection_repair.wiring_imports import wire_imports
 from synapse_rejection_repair.wiring_watch import wire_watch
@@ -133,7 +135,10 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         writer = SynapseWriter(
             hs, database, dag, contexts, resolved, hooks, mending, arrivals, clock
         )
-        undo_writer = SynapseUndoWriter(hs, database, history, mending, resolved, clock)
+        latecomers = Latecomers(hs, database, contexts, states)
+        undo_writer = SynapseUndoWriter(
+            hs, database, history, mending, hooks, latecomers, resolved, clock
+        )
         undoing = Undoing(store, undo_planner, undo_writer, clock)
 
         def servers_to_ask(room_id: str, sender: str) -> Awaitable[list[str]]:
@@ -176,7 +181,7 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         RepairServlet(base, service, clock),
         JobsServlet(base, "repairs", store, serialise.repair),
         JobStatusServlet(base, "repairs", store, serialise.repair),
-        RepairCancelServlet(base, "repairs", store, serialise.repair),
+        RepairCancelServlet(base, "repairs", store, serialise.repair, background.cancel),
         UndoServlet(base, undo_service),
     ):
         servlet.register(resource)
@@ -209,13 +214,16 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         await imports.poll()
 
     async def begin() -> None:
-        await prepare_tables(database)
+        await until_it_succeeds(
+            "The tables", lambda: prepare_tables(database), clock, database.trouble
+        )
         resource.ready()
-        await poll()
         api.looping_background_call(
             poll, _POLL_MS, desc="rejection_repair_poll", run_on_all_instances=True
         )
-        await begin_watch()
+        # By itself: where it fails, the loop looks again, and all else begins.
+        spawn(poll)
+        await until_it_succeeds("The watch", begin_watch, clock, database.trouble)
         if is_main(hs):
             await rejected.warm()
 

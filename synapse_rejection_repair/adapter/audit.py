@@ -192,6 +192,7 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "make_event_from_dict",
         ("event_dict", "room_version", "internal_metadata_dict", "rejected_reason"),
     ),
+    ("synapse.events", "relation_from_event", ("event",)),
     (
         "synapse.events.snapshot",
         "EventContext.with_state",

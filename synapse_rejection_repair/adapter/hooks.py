@@ -12,10 +12,13 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import attr
+from synapse.api.errors import PartialStateConflictError
 from synapse.events import EventBase
 from synapse.events.snapshot import EventContext, EventPersistencePair
 from synapse.server import HomeServer
 from synapse.storage.database import LoggingTransaction
+from synapse.util.duration import Duration
 
 from synapse_rejection_repair.adapter.takeaway import TakenAway, put_back
 
@@ -23,6 +26,49 @@ logger = logging.getLogger(__name__)
 
 TakeAway = Callable[[LoggingTransaction, Collection[str]], TakenAway]
 Renew = Callable[[EventBase, EventContext, dict[str, int]], Awaitable[EventContext]]
+FindStale = Callable[[Sequence[EventPersistencePair], bool], Awaitable[set[str]]]
+
+_GRACE_SECONDS = 60.0
+"""How long a room's events are still looked at after it was refusing some, in seconds.
+
+Longer than an event is on its way to be stored, also from another process.
+"""
+
+_PAUSE_SECONDS = 0.2
+"""How long the sender of a refused event waits before it is told so, in seconds.
+
+It tries again at once, and its process is to have heard of what has changed.
+"""
+
+
+class _Refused(PartialStateConflictError):
+    """Some events of a batch have to be made, or judged, again before they can be stored.
+
+    Synapse's own error for that: whoever sends or receives an event answers it by starting over,
+    a sender up to five times (`EventCreationHandler`), a receiver once
+    (`FederationEventHandler`), also from another process (`persist_events_and_notify`,
+    `send_events`; read in Synapse 1.151.0 and 1.163.2).
+
+    Args:
+        event_ids: these events.
+    """
+
+    def __init__(self, event_ids: frozenset[str]) -> None:
+        super().__init__()
+        self.event_ids = event_ids
+
+
+@attr.s(eq=False, slots=True, auto_attribs=True)
+class _Gate:
+    """Who is let into a room.
+
+    Attributes:
+        find_stale: finds the events that are to be refused.
+        refused: those that were: not again, as their receiver would give them up then.
+    """
+
+    find_stale: FindStale
+    refused: set[str] = attr.Factory(set)
 
 
 class PersistenceHooks:
@@ -47,6 +93,8 @@ class PersistenceHooks:
         self._before_state: dict[str, Callable[[], Awaitable[None]]] = {}
         self._attended: dict[str, Renew] = {}
         self._held: set[str] = set()
+        self._gates: dict[str, _Gate] = {}
+        self._clock = hs.get_clock()
 
         persist_events = hs.get_datastores().persist_events
         controller = hs.get_storage_controllers().persistence
@@ -95,6 +143,26 @@ class PersistenceHooks:
         finally:
             self._attended.pop(room_id, None)
 
+    @contextmanager
+    def refusing(self, room_id: str, find_stale: FindStale) -> Iterator[None]:
+        """While it lasts and some time after, what others send to a room may have to be sent anew.
+
+        Args:
+            room_id: the room.
+            find_stale: gives the ids of the events that are to be made or judged again, of
+                those that are about to be stored, and whether they are backfilled.
+        """
+        gate = self._gates[room_id] = _Gate(find_stale)
+
+        def reopen() -> None:
+            if self._gates.get(room_id) is gate:
+                del self._gates[room_id]
+
+        try:
+            yield
+        finally:
+            self._clock.call_later(Duration(seconds=_GRACE_SECONDS), reopen)
+
     async def update_current_state(
         self, room_id: str, before: Callable[[], Awaitable[None]]
     ) -> None:
@@ -126,6 +194,9 @@ class PersistenceHooks:
             put_back(txn, one)
 
     async def _persist_event_batch(self, room_id: str, task: Any) -> Any:
+        gate = self._gates.get(room_id)
+        if gate is not None:
+            await self._refuse_stale(gate, task)
         renew = self._attended.get(room_id)
         if renew is not None and not task.backfilled:
             known: dict[str, int] = {}
@@ -140,6 +211,24 @@ class PersistenceHooks:
                     # Nobody else's event is to fail by a repair: the next pass mends its state.
                     logger.exception("The state at %s is stored as it came", event.event_id)
         return await self._persist_batch(room_id, task)
+
+    async def _refuse_stale(self, gate: _Gate, task: Any) -> None:
+        others = [
+            (event, context)
+            for event, context in task.events_and_contexts
+            if event.event_id not in self._announced and not event.internal_metadata.is_outlier()
+        ]
+        try:
+            stale = await gate.find_stale(others, task.backfilled) - gate.refused
+        except Exception:
+            # Nobody else's event is to fail by a repair: the next repair mends its state.
+            ids = [event.event_id for event, _ in others]
+            logger.exception("Stored as they came: %s", ids)
+            return
+        if stale:
+            logger.info("To be made or judged again before they are stored: %s", sorted(stale))
+            gate.refused |= stale
+            raise _Refused(frozenset(stale))
 
     async def _update_current_state(self, room_id: str, task: Any) -> None:
         before = self._before_state.pop(room_id, None)
@@ -157,7 +246,25 @@ class PersistenceHooks:
             if pairs and all(event.event_id in self._announced for event, _ in pairs):
                 # The queue waits for the repair: the repair cannot wait for the queue.
                 return await self._persist_batch(room_id, task)
+        pairs = getattr(task, "events_and_contexts", ())
+        if pairs and room_id in self._gates:
+            return await self._add_for_itself(room_id, task)
         return await self._add(room_id, task)
+
+    async def _add_for_itself(self, room_id: str, task: Any) -> Any:
+        """Puts events into the queue, again where those that they waited with were refused.
+
+        Synapse stores what waits for the same room in one batch, and fails it as one.
+        """
+        pairs = list(task.events_and_contexts)
+        while True:
+            try:
+                return await self._add(room_id, attr.evolve(task, events_and_contexts=list(pairs)))
+            except _Refused as e:
+                if e.event_ids.isdisjoint(event.event_id for event, _ in pairs):
+                    continue
+                await self._clock.sleep(Duration(seconds=_PAUSE_SECONDS))
+                raise
 
     async def _get_new_state_after_events(
         self,

@@ -11,10 +11,13 @@ from synapse.storage.database import LoggingTransaction, make_in_list_sql_clause
 from typing_extensions import override
 
 from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.journal import journal, originals
+from synapse_rejection_repair.adapter.latecomers import Latecomers
 from synapse_rejection_repair.adapter.mending import RoomMending
 from synapse_rejection_repair.adapter.newest import mend_bump_stamp, mend_threads
 from synapse_rejection_repair.adapter.nodes import read_nodes, references
+from synapse_rejection_repair.adapter.relations import redacted_by, restore_relations
 from synapse_rejection_repair.adapter.resolved import ResolvedStates
 from synapse_rejection_repair.adapter.takeaway import (
     OWN_ROWS,
@@ -47,6 +50,8 @@ class SynapseUndoWriter(UndoWriter):
         database: its main database.
         history: reads journals.
         mending: brings rooms in line in the end.
+        hooks: into Synapse's persistence.
+        latecomers: finds what was made or judged before.
         resolved: what processes remember of resolved states.
         clock: tells the time.
     """
@@ -57,6 +62,8 @@ class SynapseUndoWriter(UndoWriter):
         database: Database,
         history: SynapseUndoReader,
         mending: RoomMending,
+        hooks: PersistenceHooks,
+        latecomers: Latecomers,
         resolved: ResolvedStates,
         clock: Clock,
     ) -> None:
@@ -64,6 +71,8 @@ class SynapseUndoWriter(UndoWriter):
         self._database = database
         self._history = history
         self._mending = mending
+        self._hooks = hooks
+        self._latecomers = latecomers
         self._resolved = resolved
         self._clock = clock
 
@@ -84,7 +93,9 @@ class SynapseUndoWriter(UndoWriter):
                 await self._clock.breathe()
             return await self._database.run("undo_bump", self._end, repair, parents)
 
-        await self._mending.mend(job.room_id, put_all_back)
+        # What waits meanwhile was made and judged with the events as they are no longer.
+        with self._hooks.refusing(job.room_id, self._latecomers.stale):
+            await self._mending.mend(job.room_id, put_all_back)
         if refused is not None:
             raise refused
 
@@ -103,6 +114,7 @@ class SynapseUndoWriter(UndoWriter):
                 **originals(txn, repair_id, anew, Action.REJECT.value),
                 **originals(txn, repair_id, anew, Action.RECEIVE.value),
             }
+            redacted = redacted_by(txn, anew)
             taken = take_away(txn, job.room_id, anew, anew, job.job_id, UNDO, now)
             for event_id in anew:
                 _insert(txn, event_id, was[event_id])
@@ -110,6 +122,10 @@ class SynapseUndoWriter(UndoWriter):
             before = {p for i in anew for p in _prev_events(was[i])}.difference(anew)
             restore_extremities(txn, before)
             mend_threads(txn, job.room_id, anew)
+            # What was stored anew itself has its own rows of then.
+            others = [i for i in redacted if not STORED_ANEW & {*events.get(i, ())}]
+            if others:
+                restore_relations(txn, job.room_id, others)
         restated = [i for i in event_ids if Action.RESTATE in events[i]]
         journal(txn, job.job_id, UNDO, now, _groups(txn, restated).items())
         was = originals(txn, repair_id, restated, Action.RESTATE.value)
