@@ -195,8 +195,21 @@ def test_what_was_cured_by_sql(braked: Braked) -> None:
     assert_whole(room)
     undone(room.bob, repaired["repair_id"])
     assert_same(before, facts(room))
-    assert repair(room.bob, room.room_id)["accepted"] == len(incident.lost)
+    again = repair(room.bob, room.room_id)
+    assert again["accepted"] == len(incident.lost)
     assert_whole(room)
+
+    # An earlier version did not note where the room ended.
+    row = "FROM rejection_repair_jobs WHERE job_id = ?"
+    noted = json.loads(room.b.database.value(f"SELECT progress {row}", again["repair_id"]))
+    assert {*noted.pop("start_extremities")} == {i for (i,) in before["extremities"]}
+    room.b.database.execute(
+        "UPDATE rejection_repair_jobs SET progress = ? WHERE job_id = ?",
+        json.dumps(noted),
+        again["repair_id"],
+    )
+    undone(room.bob, again["repair_id"])
+    assert_same(before, facts(room))
 
 
 def test_a_damaged_event_that_the_room_ended_with(braked: Braked) -> None:

@@ -89,9 +89,8 @@ class RoomMending:
         bad = await self._dag.not_standing(candidates)
         followed = await self._dag.followed(candidates)
         wanted = forward_extremities(candidates, bad, (), followed)
-        if stored and not wanted:
-            wanted = await self._newest(room_id)
-        # Bad ones are better than none: Synapse cannot send to a room that has none.
+        # A plan names others where all are bad, and where nothing else stands, nothing is undone:
+        # what is left then are bad ones, with which a room goes on, as it does not with none.
         if wanted == stored or not wanted:
             return
         persist = self._stores.persist_events
@@ -110,10 +109,3 @@ class RoomMending:
             )
 
         await self._database.run("mend_extremities", write)
-
-    async def _newest(self, room_id: str) -> frozenset[str]:
-        """Where the room can go on if nothing that was thought of can be an extremity."""
-        newest = await self._dag.newest_accepted(room_id)
-        bad = await self._dag.not_standing(newest)
-        bad.update({*newest} - (await self._dag.state_groups(newest)).keys())
-        return forward_extremities(newest, bad, (), await self._dag.followed(newest))
