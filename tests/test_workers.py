@@ -24,6 +24,7 @@ import yaml
 from tests.harness.brake import brake
 from tests.harness.client import Client, JsonDict, MatrixError, quoted
 from tests.harness.compare import differences, inconsistencies, search
+from tests.harness.derived import derived
 from tests.harness.federation import Pair, Room, running
 from tests.harness.hostile import HostilePeer
 from tests.harness.incident import Incident, make_incident, promote
@@ -366,7 +367,9 @@ def test_what_waits_for_an_undo_is_made_again_by_another_process(deployment: Dep
     b = deployment.b
     room = deployment.room_on(PERSISTERS[1], "11")
     lost = {*make_incident(room).lost}
+    before = derived(room)
     repair_id = repair(b.at(MAIN, room.bob), room.room_id)["repair_id"]
+    assert derived(room) != before
     brake(deployment.control, {"transaction": "rejection_repair_undo", "hold": 1})
     path = "/repairs" + quoted(repair_id, "undo")
     job_id = room.bob.repair_api("POST", path, {"dry_run": False})["repair_id"]
@@ -383,6 +386,8 @@ def test_what_waits_for_an_undo_is_made_again_by_another_process(deployment: Dep
     assert finished(room.bob, job_id)["status"] == "complete"
     b.wait_for_event(theirs)
     assert b.rejected(room.room_id) == {*lost, theirs}
+    # Two more processes work that out.
+    assert derived(room) == before
     cited = "SELECT auth_id FROM event_auth WHERE event_id = ?"
     followed = "SELECT prev_event_id FROM event_edges WHERE event_id = ?"
     for sql in (cited, followed):
