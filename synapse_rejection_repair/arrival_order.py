@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 import attr
 
@@ -42,12 +42,13 @@ class ArrivalOrder:
             self._read = page[-1].position
             async for events, skipped in self._sorted(page):
                 yield events, skipped, self._decided
+        batch = _Batch()
         while len(self._waiting):
             # A cycle, or one that waits for it: possible only where ids are no hashes.
-            batch = _Batch()
-            await self._settle(batch, await self._fetch(self._waiting.let_go_one()))
-            yield batch.events, batch.skipped, self._decided
-        yield [], [], self._read
+            self._waiting.let_go_one()
+            async for full in self._settle(batch):
+                yield full, [], self._decided
+        yield batch.events, [], self._read
 
     async def _sorted(
         self, page: Sequence[SourceEvent]
@@ -55,7 +56,7 @@ class ArrivalOrder:
         on_page = {e.event_id: e for e in page}
         parents = {p for e in page for p in _parents(e)} - on_page.keys()
         held = await self._target.held({*on_page, *parents})
-        elsewhere = {p for p in parents if held.get(p) in (None, Held.OUTLIER)}
+        elsewhere = {p for p in parents if p not in held or not held[p].in_full}
         there = await self._source.positions(self._room_id, elsewhere) if elsewhere else {}
         later = {event_id for event_id, position in there.items() if position > self._read}
         batch = _Batch()
@@ -69,11 +70,12 @@ class ArrivalOrder:
                 if unmet:
                     self._waiting.wait(event.event_id, event.position, unmet)
                     continue
+                while (full := batch.cut(self.page)) is not None:
+                    yield full, []
                 batch.events.append(event)
-            await self._settle(batch, await self._fetch(self._waiting.decided(event.event_id)))
-            while len(batch.events) > self.page:
-                yield batch.events[: self.page], []
-                del batch.events[: self.page]
+            self._waiting.decided(event.event_id)
+            async for full in self._settle(batch):
+                yield full, []
         # What waits is read again if the job is taken up from here.
         earliest = self._waiting.earliest()
         self._decided = self._read if earliest is None else earliest.before()
@@ -87,30 +89,37 @@ class ArrivalOrder:
             if not event.rejected:
                 batch.skipped.append(Skipped(event.event_id, Skip.REJECTED_HERE))
             return True
-        if event.rejected and not event.cited:
+        # What this server has accepted may be in its states: it is for the rules to decide.
+        if event.rejected and not event.cited and held is not Held.OUTLIER:
             batch.skipped.append(Skipped(event.event_id, Skip.REJECTED_BY_SOURCE))
             return True
         return False
 
-    async def _settle(self, batch: _Batch, freed: Collection[SourceEvent]) -> None:
-        """Adds events whose parents are decided now, and those that waited for them."""
-        todo = list(freed)
-        while todo:
-            event = todo.pop(0)
-            batch.events.append(event)
-            todo += await self._fetch(self._waiting.decided(event.event_id))
+    async def _settle(self, batch: _Batch) -> AsyncIterator[list[SourceEvent]]:
+        """Adds the events whose parents are decided now; gives what is full on the way.
 
-    async def _fetch(self, event_ids: Sequence[str]) -> list[SourceEvent]:
-        if not event_ids:
-            return []
-        found = await self._source.events(self._room_id, event_ids)
-        return [found[i] for i in event_ids if i in found]
+        Never are more read than there is room for: behind one depth that lies, all of the
+        room's later events may have waited.
+        """
+        while self._waiting.any_ready():
+            while (full := batch.cut(self.page)) is not None:
+                yield full
+            event_ids = self._waiting.ready(self.page - len(batch.events))
+            found = await self._source.events(self._room_id, event_ids)
+            batch.events += [found[i] for i in event_ids if i in found]
 
 
 @attr.s(slots=True, auto_attribs=True)
 class _Batch:
     events: list[SourceEvent] = attr.Factory(list)
     skipped: list[Skipped] = attr.Factory(list)
+
+    def cut(self, size: int) -> list[SourceEvent] | None:
+        """Takes so many events off, if there are as many."""
+        if len(self.events) < size:
+            return None
+        full, self.events = self.events[:size], self.events[size:]
+        return full
 
 
 def _parents(event: SourceEvent) -> list[str]:

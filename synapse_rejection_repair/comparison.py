@@ -41,7 +41,7 @@ async def missing(source: Source, target: ImportTarget, room_id: str) -> int:
     while found := await source.accepted_ids(room_id, after, _IDS):
         after = found[-1][0]
         held = await target.held([event_id for _, event_id in found])
-        count += sum(held.get(i) in (None, Held.OUTLIER) for _, i in found)
+        count += sum(i not in held or not held[i].in_full for _, i in found)
     return count
 
 
@@ -105,8 +105,8 @@ async def _add(
     events: Sequence[SourceEvent],
 ) -> Summary:
     held = await target.held([e.event_id for e in events])
-    lacking = [e for e in events if held.get(e.event_id) in (None, Held.OUTLIER)]
-    accepted = [e for e in lacking if not e.rejected]
+    lacking = [e for e in events if (how := held.get(e.event_id)) is None or not how.in_full]
+    accepted = [e for e in lacking if not e.rejected or held.get(e.event_id) is Held.OUTLIER]
     refused, pruned = await forecast.inspect(accepted)
     bad = {s.event_id for s in refused}
     arriving = [e for e in accepted if e.event_id not in bad]
@@ -122,7 +122,7 @@ async def _add(
         source_events=summary.source_events + len(events),
         present=summary.present + len(events) - len(lacking),
         to_import=summary.to_import + len(arriving),
-        outliers=summary.outliers + sum(held.get(e.event_id) is Held.OUTLIER for e in arriving),
+        outliers=summary.outliers + sum(e.event_id in held for e in arriving),
         rejected=summary.rejected + len(lacking) - len(accepted),
         soft_failed=summary.soft_failed + sum(e.soft_failed for e in arriving),
         bad_hash=summary.bad_hash + len(pruned) + reasons[Skip.BAD_EVENT_ID],

@@ -38,6 +38,9 @@ another room is to wait no more than twice as long as when idle.
 _SPARE = 1000
 """How many stream orderings are set aside beyond what was counted: the source may grow."""
 
+_JOBS = 20
+"""How many earlier imports are read at a time."""
+
 MakeWriter = Callable[[str, str, Source, bool], ImportWriter]
 
 
@@ -92,12 +95,14 @@ class ImportRunner(Runner[ImportRequest, ImportProgress]):
         lacking = await missing(source, self.target, room_id)
         total = job.progress.done + lacking
         job = await self.store.save(job.begun(self.clock.now_ms()).with_progress(total=total))
-        if lacking:
+        # One that was begun goes on to its end: what is left out there counts as well.
+        if lacking or job.progress.lowest is not None:
             writer = self.make_writer(room_id, version, source, job.request.verify_signatures)
             job = await self._continue_orderings(job)
             job = await writer.prepare(job, lacking + _SPARE)
             async with writer.at_work():
                 job = await self._loop(job, source, writer)
+            await writer.finish(job)
         if job.request.media and not job.cancel_requested:
             job = await self.media.bring(job, source)
         if job.cancel_requested:
@@ -111,16 +116,28 @@ class ImportRunner(Runner[ImportRequest, ImportProgress]):
         """
         if job.progress.reserved:
             return job
-        page = Page(start=0, limit=2, order_by="created_ts", backwards=True)
-        earlier = [
-            e
-            for e in (await self.store.page(page, job.room_id, None)).rows
-            if e.job_id != job.job_id and e.status in (Status.CANCELLED, Status.FAILED)
-        ]
-        if not earlier:
-            return job
-        left = earlier[0].progress
-        return job.with_progress(reserved=left.reserved, lowest=left.lowest)
+        async for earlier in self._earlier(job):
+            left = earlier.progress
+            # One that was called off before it began has set nothing aside.
+            if not left.reserved:
+                continue
+            if earlier.status is Status.COMPLETE:
+                return job
+            return job.with_progress(reserved=left.reserved, lowest=left.lowest)
+        return job
+
+    async def _earlier(self, job: ImportJob) -> AsyncGenerator[ImportJob, None]:
+        """The other imports of a job's room, the newest first."""
+        start = 0
+        while True:
+            page = Page(start, _JOBS, order_by="created_ts", backwards=True)
+            rows = (await self.store.page(page, job.room_id, None)).rows
+            if not rows:
+                return
+            for earlier in rows:
+                if earlier.job_id != job.job_id:
+                    yield earlier
+            start += len(rows)
 
     async def _loop(self, job: ImportJob, source: Source, writer: ImportWriter) -> ImportJob:
         began, done_before = self.clock.now_ms(), job.progress.done

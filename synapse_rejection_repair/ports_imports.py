@@ -204,6 +204,9 @@ class ImportWriter(Protocol):
         Those that the job has already are kept, if they are still good.
         """
 
+    async def finish(self, job: ImportJob) -> None:
+        """Lets nobody ask other servers for events that were decided, and are outliers still."""
+
     async def verify(
         self, events: Sequence[SourceEvent], skipped: Sequence[Skipped], cursor: Position
     ) -> StoreBatch:

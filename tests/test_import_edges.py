@@ -10,13 +10,23 @@ from typing import Any
 
 import pytest
 
+from tests.harness.client import Client
 from tests.harness.database import SqliteDatabase
 from tests.harness.hostile import HostilePeer
 from tests.harness.installs import INSTALLS
 from tests.harness.postgres import Postgres
 from tests.harness.server import Server
 from tests.harness.waiting import wait_for
-from tests.oldworld import OldWorld, accepted, live, old_world, signed, states, untouched
+from tests.oldworld import (
+    OldWorld,
+    accepted,
+    live,
+    old_world,
+    room_path,
+    signed,
+    states,
+    untouched,
+)
 
 
 def test_hidden_soft_failed_and_rejected(tmp_path: Path) -> None:
@@ -134,7 +144,7 @@ def accepted_topic(world: OldWorld) -> str:
     )
     peer.send(world.a, pdu)
     world.a.wait_for_event(bad)
-    assert world.a.rejected(world.room_id) == {bad}
+    assert bad in world.a.rejected(world.room_id)
     world.alice.send_message(world.room_id, "What was that?")
     world.a.database.execute("DELETE FROM rejections WHERE event_id = ?", bad)
     return bad
@@ -187,6 +197,55 @@ def test_rejected_outliers_are_decided_anew(tmp_path: Path) -> None:
         assert world.b.errors_in_log() == []
 
 
+@pytest.mark.slow
+def test_accepted_outliers_are_decided_by_the_rules(tmp_path: Path) -> None:
+    """What B was given at its join, and accepted: A had rejected some of it, one by mistake.
+
+    Much later events follow both again, in batches of their own.
+    """
+    special: dict[str, str] = {}
+
+    def spoil(world: OldWorld) -> None:
+        special["good"] = rejected_by_a(world, "I break no rule")
+        special["alone"] = rejected_by_a(world, "Nothing follows me, and I break no rule")
+        special["bad"] = accepted_topic(world)
+        for number in range(160):
+            world.alice.send_message(world.room_id, f"Much later {number}")
+        for one in ("good", "bad"):
+            by_carol(world, "m.room.message", f"After {one}", after=[special[one]])
+        world.alice.send_message(world.room_id, "After all")
+
+    with old_world(tmp_path, "11", messages=2, spoil=spoil) as world:
+        world.b.stop()
+        for event_id in special.values():
+            hold_as_outlier(world, event_id)
+        world.b.start()
+        right = accepted(world.a, world.room_id) - {special["bad"]}
+        before = accepted(world.b, world.room_id)
+        come = right | {special["good"], special["alone"]}
+
+        summary = world.dry_run()
+        assert (summary["to_import"], summary["fails_auth"]) == (len(come - before), 1)
+        assert (summary["rejected"], summary["outliers"]) == (0, len(outliers(world) & come))
+        job = world.import_room()
+        assert (job["status"], job["skipped"]) == ("complete", {"auth_events": 1}), job
+        assert job["imported"] == summary["to_import"]
+        assert accepted(world.b, world.room_id) >= come
+        assert outliers(world) & {*special.values()} == {special["bad"]}
+        assert world.b.rejected(world.room_id) == set()
+        assert states(world.b, right) == states(world.a, right)
+        gaps = "SELECT event_id FROM event_backward_extremities WHERE room_id = ?"
+        assert world.b.database.query(gaps, world.room_id) == []
+        assert untouched(world.b, world.bob, world.room_id) == world.facts
+        assert world.b.errors_in_log() == []
+
+
+def outliers(world: OldWorld) -> set[str]:
+    """What B holds without the state at it."""
+    sql = "SELECT event_id FROM events WHERE room_id = ? AND outlier"
+    return {event_id for (event_id,) in world.b.database.query(sql, world.room_id)}
+
+
 def reject_outliers(world: OldWorld, bad: str) -> str:
     """Lets B have taken an event, and the first power levels, for bad at its join; gives these."""
     ((first,),) = world.b.database.query(
@@ -204,10 +263,11 @@ def reject_outliers(world: OldWorld, bad: str) -> str:
     return str(first)
 
 
-def hold_as_outlier(world: OldWorld, event_id: str) -> None:
+def hold_as_outlier(world: OldWorld, event_id: str, stream_ordering: int | None = None) -> None:
     """Lets B have an event of A's as if it had been part of what it was given at its join."""
-    ordering = world.b.database.value("SELECT MIN(stream_ordering) FROM events") - 1
-    write_like(world, event_id, world.b, "events", outlier=True, stream_ordering=ordering)
+    if stream_ordering is None:
+        stream_ordering = world.b.database.value("SELECT MIN(stream_ordering) FROM events") - 1
+    write_like(world, event_id, world.b, "events", outlier=True, stream_ordering=stream_ordering)
     write_like(world, event_id, world.b, "event_json")
 
 
@@ -272,6 +332,50 @@ def assert_related_as_in_a(world: OldWorld, redacted: list[str]) -> None:
     assert sorted(world.b.database.query(relations)) == theirs
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def test_threads_across_a_gap(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
+    """B was in the room, missed replies to a thread that it knows, and came back."""
+    order: list[tuple[str, str]] = []
+    missed: list[str] = []
+    postgres: Postgres | None = None if kind == "sqlite" else request.getfixturevalue("postgres")
+
+    def threads(user: Client, room_id: str) -> list[tuple[str, str]]:
+        path = "/_matrix/client/v1" + room_path(room_id, "threads")
+        return [
+            (e["event_id"], e["unsigned"]["m.relations"]["m.thread"]["latest_event"]["event_id"])
+            for e in user.call("GET", path)["chunk"]
+        ]
+
+    def leave_and_come_back(world: OldWorld) -> None:
+        r, alice, bob = world.room_id, world.alice, world.bob
+        bob.join(r, via=world.a.name)
+        roots = [alice.send_message(r, f"Root {n}") for n in range(2)]
+        world.b.wait_for_event(alice.send_in_thread(r, roots[0], "While B is here"))
+        bob.leave(r)
+        wait_for(lambda: bob.user_id not in alice.members(r), what="A to see bob go")
+        missed.extend(alice.send_in_thread(r, roots[1], f"Reply {n}") for n in range(2))
+        missed.extend(alice.send_in_thread(r, roots[0], f"Reply {n}") for n in range(2))
+        alice.send_message(r, "Where is bob?")
+        order.extend(threads(alice, r))
+
+    with old_world(
+        tmp_path,
+        "11",
+        messages=2,
+        b_database=None if postgres is None else postgres.create_database(),
+        spoil=leave_and_come_back,
+    ) as world:
+        assert not set(missed) & accepted(world.b, world.room_id)
+        job = world.import_room()
+        assert (job["status"], job["skipped"]) == ("complete", {}), job
+        assert set(missed) <= accepted(world.b, world.room_id)
+        assert threads(world.bob, world.room_id) == order
+        latest = "SELECT thread_id, latest_event_id, topological_ordering FROM threads"
+        assert set(world.b.database.query(latest)) == set(world.a.database.query(latest))
+        assert world.b.errors_in_log() == []
+
+
 @pytest.mark.postgres
 def test_nul_that_postgres_cannot_store(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """One event that cannot be stored is left out: the rest arrives."""
@@ -293,26 +397,46 @@ def test_nul_that_postgres_cannot_store(request: pytest.FixtureRequest, tmp_path
         assert world.b.errors_in_log() == []
 
 
+def by_carol(
+    world: OldWorld,
+    type_: str,
+    body: str,
+    *,
+    depth: int | None = None,
+    after: list[str] | None = None,
+) -> str:
+    """An event of C's on top of some events, by default of all that A has."""
+    sees, peer = HostilePeer(world.a, world.room_id), HostilePeer(world.c, world.room_id)
+    tips = sees.extremities()
+    event: dict[str, Any] = {"type": type_, "sender": world.carol.user_id, "content": {}}
+    event.update(room_id=world.room_id, prev_events=[], auth_events=[], depth=1, origin_server_ts=0)
+    pdu, event_id = peer.forge(
+        type_,
+        world.carol.user_id,
+        {"msgtype": "m.text", "body": body},
+        prev_events=tips if after is None else after,
+        auth_events=sees._auth_events(event),
+        depth=sees._depth(tips) if depth is None else depth,
+    )
+    peer.send(world.a, pdu)
+    world.a.wait_for_event(event_id)
+    return event_id
+
+
+def rejected_by_a(world: OldWorld, body: str) -> str:
+    """An event that breaks no rule, and that A has rejected all the same."""
+    world.a.sabotage(type="org.example.rejected", room_id=world.room_id)
+    event_id = by_carol(world, "org.example.rejected", body)
+    world.a.sabotage_off()
+    assert event_id in world.a.rejected(world.room_id)
+    return event_id
+
+
 def test_the_room_goes_on_meanwhile(tmp_path: Path) -> None:
     """New messages and imported ones at the same time, and a depth that lies."""
-    special: dict[str, str] = {}
 
     def spoil(world: OldWorld) -> None:
-        sees, peer = HostilePeer(world.a, world.room_id), HostilePeer(world.c, world.room_id)
-        tips = sees.extremities()
-        event: dict[str, Any] = {"type": "m.room.message", "sender": world.carol.user_id}
-        event.update(content={}, room_id=world.room_id)
-        event.update(prev_events=[], auth_events=[], depth=1, origin_server_ts=0)
-        pdu, special["liar"] = peer.forge(
-            "m.room.message",
-            world.carol.user_id,
-            {"msgtype": "m.text", "body": "I came first"},
-            prev_events=tips,
-            auth_events=sees._auth_events(event),
-            depth=3,
-        )
-        peer.send(world.a, pdu)
-        world.a.wait_for_event(special["liar"])
+        by_carol(world, "m.room.message", "I came first", depth=3)
         live(world, 12)
 
     with old_world(tmp_path, "11", messages=24, spoil=spoil) as world:

@@ -29,6 +29,7 @@ from tests.oldworld import (
     begin_room,
     come_late,
     finished,
+    fork,
     job_path,
     live,
     old_world,
@@ -41,8 +42,11 @@ from tests.test_import import compare, database, read_back
 from tests.test_import_edges import (
     accepted_topic,
     assert_related_as_in_a,
+    by_carol,
+    hold_as_outlier,
     redact,
     reject_outliers,
+    rejected_by_a,
     relate,
 )
 
@@ -69,9 +73,10 @@ def test_killed_and_gone_on_with(request: pytest.FixtureRequest, tmp_path: Path,
     ) as world:
         theirs, before = accepted(world.a, world.room_id), accepted(world.b, world.room_id)
         import_id = killed_again_and_again(world, control)
+        take_a_reserved_ordering(world, import_id)
         world.b.start()
         job = finished(world.bob, import_id)
-        assert (job["status"], job["skipped"]) == ("complete", {})
+        assert (job["status"], job["skipped"]) == ("complete", {}), job
         assert job["imported"] == len(theirs - before)
         compare(world, theirs, theirs - before)
         read_back(world)
@@ -97,6 +102,13 @@ def killed_again_and_again(world: OldWorld, control: Path) -> str:
         arrived = stored
     assert arrived < len(theirs - before), "the import was over already"
     return import_id
+
+
+def take_a_reserved_ordering(world: OldWorld, import_id: str) -> None:
+    """Lets a stopped B have stored an event under a number that an import has set aside."""
+    sql = "SELECT progress FROM rejection_repair_jobs WHERE job_id = ?"
+    progress = json.loads(world.b.database.value(sql, import_id))
+    hold_as_outlier(world, world.messages[-2], stream_ordering=progress["reserved"][0][0])
 
 
 @pytest.mark.slow
@@ -140,6 +152,61 @@ def test_killed_where_not_everything_is_well(tmp_path: Path) -> None:
         assert world.bob.event(world.room_id, first)["event_id"] == first
         assert untouched(world.b, world.bob, world.room_id) == world.facts
         assert inconsistencies(world.b, world.room_id) == {}
+
+
+@pytest.mark.slow
+def test_what_is_skipped_counts_once(tmp_path: Path) -> None:
+    """Killed after each transaction, while a lied depth lets much of it be read again each time."""
+    control = tmp_path / "brake.json"
+    bad: list[str] = []
+
+    def spoil(world: OldWorld) -> None:
+        bad.append(rejected_by_a(world, "Nothing follows me"))
+        bad.append(accepted_topic(world))
+        # Its merge has what comes before it stored first.
+        fork(world, state=True)
+        by_carol(world, "m.room.message", "I came first", depth=3)
+        fork(world, state=True)
+
+    with old_world(
+        tmp_path, "11", messages=6, modules=lambda a: loads_brake(control, a), spoil=spoil
+    ) as world:
+        theirs, before = accepted(world.a, world.room_id), accepted(world.b, world.room_id)
+        kill = {"transaction": PERSIST, "nth": 1, "kill": "after"}
+        brake(control, kill)
+        import_id = world.start_import()
+        kills = 0
+        while True:
+            wait_for(
+                lambda: not world.b.running or over(world.b, import_id), what="a kill or the end"
+            )
+            if world.b.running:
+                break
+            kills += 1
+            world.b.kill()
+            brake(control, kill)
+            world.b.launch()
+        brake(control)
+        world.b.restart()
+        assert kills >= 4
+        job = finished(world.bob, import_id)
+        assert (job["status"], job["skipped"]) == (
+            "complete",
+            {"auth_events": 1, "rejected_by_source": 1},
+        ), job
+        assert job["imported"] == len(theirs - before - {bad[1]})
+        assert job["done"] == job["total"] == job["imported"] + 2
+        skipped = world.bob.repair_api("GET", job_path(import_id) + "/skipped")["skipped"]
+        assert {s["event_id"]: s["reason"] for s in skipped} == {
+            bad[0]: "rejected_by_source",
+            bad[1]: "auth_events",
+        }
+
+
+def over(server: Server, import_id: str) -> bool:
+    """Whether a job is complete, by its row."""
+    sql = "SELECT status FROM rejection_repair_jobs WHERE job_id = ?"
+    return bool(server.database.value(sql, import_id) == "complete")
 
 
 @pytest.mark.slow

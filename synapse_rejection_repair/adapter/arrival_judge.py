@@ -62,13 +62,15 @@ class ArrivalJudge:
         self._room_id = room_id
 
     async def decide(
-        self, admitted: Admitted, pending: Mapping[str, Arriving]
+        self, admitted: Admitted, pending: Mapping[str, Arriving], *, accepted: bool
     ) -> Arriving | Skipped | None:
         """What becomes of an event.
 
         Args:
             admitted: the event.
             pending: the events before it that are decided, and not stored yet, by id.
+            accepted: this server holds it as an outlier that it has accepted: its states may
+                hold it, whatever the source says of it.
 
         Returns:
             How it is stored, or why it is not; `None` if what is pending has to be stored
@@ -88,7 +90,7 @@ class ArrivalJudge:
         context = await self._context(admitted, pending)
         if context is None:
             return None if pending else Skipped(event.event_id, Skip.UNKNOWN_STATE)
-        if source.rejected:
+        if source.rejected and not accepted:
             return _rejected(admitted, context, Skip.REJECTED_BY_SOURCE)
         verdict = await self._checker.verdict(event, context.state_group_before_event)
         if verdict.accepted:

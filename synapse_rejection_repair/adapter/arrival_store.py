@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import attr
@@ -14,13 +15,15 @@ from synapse_rejection_repair.adapter.arrivals import ArrivalHooks
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.jobstore import SynapseJobStore
-from synapse_rejection_repair.adapter.journal import journal
-from synapse_rejection_repair.adapter.skipped import SKIPPED
+from synapse_rejection_repair.adapter.newest import extend_threads
+from synapse_rejection_repair.adapter.skipped import SKIPPED, note_skipped
+from synapse_rejection_repair.adapter.tables import JOURNAL
 from synapse_rejection_repair.adapter.takeaway import TakenAway, delete, take_away
 from synapse_rejection_repair.domain.imports import (
     ImportJob,
     ImportProgress,
     ImportRequest,
+    Skip,
     Skipped,
 )
 from synapse_rejection_repair.domain.source import Position
@@ -68,7 +71,7 @@ class BatchEnd:
 
     Attributes:
         cursor: the position before which everything is decided.
-        left_out: the events that have been skipped, and those stored as rejected.
+        left_out: the events that have been skipped, and are not stored.
         meanwhile: called once nothing but the commit is left, which needs no Python.
     """
 
@@ -157,6 +160,7 @@ class ArrivalStore:
             rejected = [i for i in event_ids if events[i].context.rejected]
             if rejected:
                 delete(txn, "event_backward_extremities", rejected)
+            extend_threads(txn, self._room_id, event_ids)
             progress.note(txn, event_ids)
 
         with (
@@ -169,6 +173,30 @@ class ArrivalStore:
                 backfilled=True,
             )
         return progress.job
+
+    async def close_gaps(self, job_id: str) -> None:
+        """Lets nobody ask others for events that an import has decided, and left as outliers.
+
+        Synapse takes each for a gap again with each event that follows it:
+        `PersistEventsStore._update_backward_extremeties` (read in Synapse 1.151.0 and 1.163.2).
+
+        Args:
+            job_id: the import.
+        """
+
+        def close(txn: LoggingTransaction) -> None:
+            txn.execute(
+                "SELECT be.event_id, j.original_rows FROM event_backward_extremities AS be"
+                " INNER JOIN events AS e ON e.event_id = be.event_id"
+                f" INNER JOIN {JOURNAL} AS j ON j.event_id = be.event_id"
+                " WHERE be.room_id = ? AND e.outlier AND j.job_id = ? AND j.action = ?",
+                (self._room_id, job_id, SKIPPED),
+            )
+            left = [i for i, why in txn.fetchall() if Skip(json.loads(why)["reason"]).verdict]
+            if left:
+                delete(txn, "event_backward_extremities", left)
+
+        await self._database.run("close_gaps", close)
 
     def _require_room(self, txn: LoggingTransaction) -> None:
         """Undoes all of a transaction if the room has been purged: it would come back in pieces."""
@@ -213,13 +241,17 @@ class _Progress:
         new, end = set(event_ids) - self._stored, self._end
         progress = self.job.progress.stored(
             imported=sum(self._events[i].skipped is None for i in new),
-            orderings=sum(i in self._orderings for i in new),
+            # Not the lowest so many: others may have stored one of the events on its own.
+            orderings=[self._orderings[i] for i in new if i in self._orderings],
         )
+        # With what is stored: read again after a kill, it would be what was rejected here.
+        left_out = [one.skipped for i, one in self._events.items() if i in new and one.skipped]
+        cursor = None
         if end is not None and self._stored | new >= self._events.keys():
-            progress = progress.passed(end.cursor, end.left_out)
-            why = [(s.event_id, {"reason": s.reason.value, "error": s.error}) for s in end.left_out]
-            journal(txn, self.job.job_id, SKIPPED, self._now_ms, why)
-        job = attr.evolve(self.job, progress=progress)
+            left_out += end.left_out
+            cursor = end.cursor
+        noted = note_skipped(txn, self.job.job_id, self._now_ms, left_out)
+        job = attr.evolve(self.job, progress=progress.passed(cursor, noted))
         job = attr.evolve(job, cancel_requested=self._jobs.save_in(txn, job))
         if end is not None:
             end.meanwhile()

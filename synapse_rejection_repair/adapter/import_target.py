@@ -15,6 +15,13 @@ from synapse_rejection_repair.domain.imports import Held
 from synapse_rejection_repair.ports import Clock
 from synapse_rejection_repair.ports_imports import ImportTarget, Source
 
+_HELD = {
+    (False, False): Held.FULL,
+    (False, True): Held.REJECTED,
+    (True, False): Held.OUTLIER,
+    (True, True): Held.REJECTED_OUTLIER,
+}
+
 
 class SynapseImportTarget(ImportTarget):
     """This server, as the place that history is imported into.
@@ -66,8 +73,7 @@ class SynapseImportTarget(ImportTarget):
             "e.event_id",
         )
         return {
-            event_id: (Held.OUTLIER if outlier else Held.REJECTED if rejected else Held.FULL)
-            for event_id, outlier, rejected in rows
+            event_id: _HELD[bool(outlier), bool(rejected)] for event_id, outlier, rejected in rows
         }
 
     @override

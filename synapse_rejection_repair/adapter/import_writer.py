@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from synapse.server import HomeServer
@@ -24,6 +24,7 @@ from synapse_rejection_repair.adapter.page_cache import larger_page_cache
 from synapse_rejection_repair.adapter.rooms import SynapseRooms
 from synapse_rejection_repair.domain.imports import ImportJob, Skipped
 from synapse_rejection_repair.domain.source import Position, SourceEvent
+from synapse_rejection_repair.domain.spans import Span, without
 from synapse_rejection_repair.ports import Clock
 from synapse_rejection_repair.ports_imports import ImportWriter, Source, StoreBatch
 
@@ -98,19 +99,31 @@ class SynapseImportWriter(ImportWriter):
         """
         progress = job.progress
         reserved, lowest = progress.reserved, progress.lowest
-        if not await self._taken(lowest):
+        if lowest is None or not await self._taken([(lowest, lowest)]):
             reserved, lowest = (), None
+        # One that is used, by whomever, could never be used again.
+        reserved = without(reserved, await self._taken(reserved))
         lacking = count - sum(high - low + 1 for low, high in reserved)
         if lacking > 0:
             reserved = tuple(sorted((*reserved, *await self._reserve(lacking))))
             lowest = reserved[0][0]
         return await self._jobs.save(job.with_progress(reserved=reserved, lowest=lowest))
 
-    async def _taken(self, stream_ordering: int | None) -> bool:
-        rows = await self._database.rows(
-            "taken", "SELECT 1 FROM events WHERE stream_ordering = ?", (stream_ordering,)
-        )
-        return bool(rows)
+    async def _taken(self, spans: Iterable[Span]) -> list[int]:
+        """The stream orderings of some ranges that events have."""
+        taken: list[int] = []
+        for span in spans:
+            rows = await self._database.rows(
+                "taken",
+                "SELECT stream_ordering FROM events WHERE stream_ordering BETWEEN ? AND ?",
+                span,
+            )
+            taken += [ordering for (ordering,) in rows]
+        return taken
+
+    @override
+    async def finish(self, job: ImportJob) -> None:
+        await self._store.close_gaps(job.job_id)
 
     @override
     async def verify(
@@ -152,11 +165,13 @@ class SynapseImportWriter(ImportWriter):
             for one in admitted:
                 if len(pending) >= _PER_TRANSACTION:
                     job = await flush(job)
-                found = await self._judge.decide(one, pending)
+                held = outliers.get(one.event.event_id)
+                accepted = held is not None and not held.rejected
+                found = await self._judge.decide(one, pending, accepted=accepted)
                 if found is None:
                     # Synapse resolves states with the events as they are stored.
                     job = await flush(job)
-                    found = await self._judge.decide(one, pending)
+                    found = await self._judge.decide(one, pending, accepted=accepted)
                 if isinstance(found, Skipped):
                     left_out.append(found)
                     continue
@@ -164,8 +179,6 @@ class SynapseImportWriter(ImportWriter):
                 pending[one.event.event_id] = found
                 self._states.take(one.event.event_id, found.context)
                 self._checker.keep(one.event, bool(found.context.rejected))
-                if found.skipped is not None:
-                    left_out.append(found.skipped)
                 await self._clock.breathe()
             return await flush(job, BatchEnd(cursor, left_out, self._clock.from_thread(meanwhile)))
         except BaseException:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
-from synapse.storage.database import LoggingTransaction
+from synapse.storage.database import LoggingTransaction, make_in_list_sql_clause
 
 from synapse_rejection_repair.adapter.tables import JOURNAL
 from synapse_rejection_repair.domain.batches import batches
@@ -49,6 +49,21 @@ def originals(
         )
         found.update((event_id, json.loads(kept)) for (kept,) in txn.fetchall())
     return found
+
+
+def journalled(
+    txn: LoggingTransaction, job_id: str, event_ids: Collection[str], action: str
+) -> set[str]:
+    """Those of some events with which a job has done something already."""
+    known: set[str] = set()
+    for some in batches(event_ids):
+        clause, args = make_in_list_sql_clause(txn.database_engine, "event_id", some)
+        txn.execute(
+            f"SELECT event_id FROM {JOURNAL} WHERE job_id = ? AND action = ? AND {clause}",
+            (job_id, action, *args),
+        )
+        known.update(event_id for (event_id,) in txn.fetchall())
+    return known
 
 
 def _text(value: object) -> str:

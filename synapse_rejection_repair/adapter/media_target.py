@@ -7,7 +7,6 @@ import hashlib
 import os
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from typing import Any
 
 import attr
 from synapse.media._base import FileInfo, ThumbnailInfo
@@ -18,9 +17,8 @@ from typing_extensions import override
 
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.jobstore import SynapseJobStore
-from synapse_rejection_repair.adapter.journal import journal
+from synapse_rejection_repair.adapter.journal import journal, journalled
 from synapse_rejection_repair.adapter.skipped import SKIPPED_MEDIUM
-from synapse_rejection_repair.adapter.tables import JOURNAL
 from synapse_rejection_repair.domain.imports import ImportJob, ImportProgress, ImportRequest
 from synapse_rejection_repair.domain.media import (
     MediaProgress,
@@ -147,7 +145,7 @@ class SynapseMediaTarget(MediaTarget):
     ) -> ImportJob:
 
         def note(txn: LoggingTransaction) -> ImportJob:
-            known = self._known(txn, job.job_id, skipped)
+            known = journalled(txn, job.job_id, [str(s.mxc) for s in skipped], SKIPPED_MEDIUM)
             new = [s for s in skipped if str(s.mxc) not in known]
             why = [(str(s.mxc), {"reason": s.reason.value}) for s in new]
             journal(txn, job.job_id, SKIPPED_MEDIUM, self._clock.now_ms(), why)
@@ -155,18 +153,6 @@ class SynapseMediaTarget(MediaTarget):
             return attr.evolve(noted, cancel_requested=self._jobs.save_in(txn, noted))
 
         return await self._database.run("note_media", note)
-
-    def _known(
-        self, txn: LoggingTransaction, job_id: str, skipped: Sequence[SkippedMedium]
-    ) -> set[Any]:
-        known: set[Any] = set()
-        for medium in skipped:
-            txn.execute(
-                f"SELECT event_id FROM {JOURNAL} WHERE job_id = ? AND event_id = ? AND action = ?",
-                (job_id, str(medium.mxc), SKIPPED_MEDIUM),
-            )
-            known.update(row[0] for row in txn.fetchall())
-        return known
 
 
 def _check(medium: SourceMedium, files: MediaFiles) -> MediaSkip | None:

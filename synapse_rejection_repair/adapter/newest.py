@@ -1,8 +1,8 @@
-"""What Synapse keeps of a room's newest events, once some events are there no more."""
+"""What Synapse keeps of a room's newest events, once events are there no more, or arrive late."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from synapse.storage.database import LoggingTransaction, make_in_list_sql_clause
 from synapse.types.handlers import SLIDING_SYNC_DEFAULT_BUMP_EVENT_TYPES
@@ -45,3 +45,35 @@ def mend_threads(txn: LoggingTransaction, room_id: str, event_ids: Sequence[str]
             " stream_ordering = ? WHERE room_id = ? AND thread_id = ?",
             (*latest, room_id, thread_id),
         )
+
+
+def extend_threads(txn: LoggingTransaction, room_id: str, event_ids: Collection[str]) -> None:
+    """Lets threads end with replies that arrived late, where these are the newest.
+
+    The upsert in `PersistEventsStore._handle_event_relations` (read in Synapse 1.151.0 and 1.163.2)
+    wants a later stream ordering as well as a greater depth. What arrives late has a negative one,
+    so where a thread's older reply was received live, it would stay the latest.
+
+    Args:
+        txn: the transaction that stores them.
+        room_id: the room.
+        event_ids: the events that arrived, replies or not.
+    """
+    clause, args = make_in_list_sql_clause(txn.database_engine, "er.event_id", event_ids)
+    txn.execute(
+        "SELECT e.event_id, e.topological_ordering, e.stream_ordering, er.relates_to_id"
+        " FROM event_relations AS er INNER JOIN events AS e ON e.event_id = er.event_id"
+        f" WHERE er.relation_type = 'm.thread' AND {clause}"
+        " ORDER BY e.topological_ordering, e.stream_ordering",
+        args,
+    )
+    # Not by all of a thread's replies, which may be most of the room.
+    txn.execute_batch(
+        "UPDATE threads SET latest_event_id = ?, topological_ordering = ?, stream_ordering = ?"
+        " WHERE room_id = ? AND thread_id = ? AND (latest_event_id = ?"
+        " OR (topological_ordering, stream_ordering) < (?, ?))",
+        [
+            (event_id, *order, room_id, thread_id, event_id, *order)
+            for event_id, *order, thread_id in txn.fetchall()
+        ],
+    )

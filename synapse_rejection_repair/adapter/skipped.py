@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from synapse.storage.database import LoggingTransaction
 from typing_extensions import override
 
 from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.adapter.journal import journal, journalled
 from synapse_rejection_repair.adapter.tables import JOURNAL
 from synapse_rejection_repair.domain.imports import Skip, Skipped
 from synapse_rejection_repair.domain.listing import Listing, Page
@@ -25,6 +27,26 @@ SKIPPED_MEDIUM = "skip_media"
 
 
 _COLUMNS = {"ts": "ts", "event_id": "event_id", "mxc": "event_id"}
+
+
+def note_skipped(
+    txn: LoggingTransaction, job_id: str, now_ms: int, skipped: Sequence[Skipped]
+) -> list[Skipped]:
+    """Notes what an import has left out; gives what of that it had not noted before.
+
+    After a kill, what was read and not passed is read again.
+
+    Args:
+        txn: the transaction that stores what is stored of it.
+        job_id: the import.
+        now_ms: the time, in milliseconds.
+        skipped: the events.
+    """
+    known = journalled(txn, job_id, [s.event_id for s in skipped], SKIPPED)
+    new = [s for s in skipped if s.event_id not in known]
+    why = [(s.event_id, {"reason": s.reason.value, "error": s.error}) for s in new]
+    journal(txn, job_id, SKIPPED, now_ms, why)
+    return new
 
 
 class SynapseSkippedList(SkippedList):

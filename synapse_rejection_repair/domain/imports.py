@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import attr
@@ -13,7 +13,7 @@ from synapse_rejection_repair.domain.job import Job
 from synapse_rejection_repair.domain.media import MediaProgress, MediaSummary
 from synapse_rejection_repair.domain.model import Check
 from synapse_rejection_repair.domain.source import Position
-from synapse_rejection_repair.domain.spans import Span, without_lowest
+from synapse_rejection_repair.domain.spans import Span, without
 
 MAX_RATE = 1_000_000
 """The highest number of events per second that a request may ask for."""
@@ -27,14 +27,24 @@ class Held(enum.Enum):
     REJECTED = "rejected"
     """With the state at it, rejected."""
     OUTLIER = "outlier"
-    """Without the state at it, accepted or not: that is decided anew."""
+    """Without the state at it, accepted."""
+    REJECTED_OUTLIER = "rejected_outlier"
+    """Without the state at it, rejected: that is decided anew."""
+
+    @property
+    def in_full(self) -> bool:
+        """Whether the state at it is here."""
+        return self in (Held.FULL, Held.REJECTED)
 
 
 class Skip(str, enum.Enum):
     """Why an event does not arrive, or arrives as rejected."""
 
     REJECTED_BY_SOURCE = "rejected_by_source"
-    """The source had rejected it. Stored, as rejected, if an accepted event follows it."""
+    """The source had rejected it. Stored, as rejected, if an accepted event follows it.
+
+    Where this server holds it as an accepted outlier, the rules decide instead.
+    """
     REJECTED_HERE = "rejected_here"
     """This server has it, and had rejected it. That is a matter for a repair."""
     MISSING_JSON = "missing_json"
@@ -57,6 +67,11 @@ class Skip(str, enum.Enum):
     """Stored as rejected: the authorization rules, against its auth events."""
     STATE_BEFORE = "state_before"
     """Stored as rejected: the authorization rules, against the state before it."""
+
+    @property
+    def verdict(self) -> bool:
+        """Whether that is what became of it, and not only what it lacks."""
+        return self in (Skip.REJECTED_BY_SOURCE, Skip.AUTH_EVENTS, Skip.STATE_BEFORE)
 
     @classmethod
     def failing(cls, check: Check | None) -> Skip:
@@ -155,18 +170,18 @@ class ImportProgress:
             }
         )
 
-    def stored(self, imported: int, orderings: int) -> ImportProgress:
+    def stored(self, imported: int, orderings: Collection[int]) -> ImportProgress:
         """The progress once more events are stored.
 
         Args:
             imported: how many were accepted.
-            orderings: how many of the reserved stream orderings they took.
+            orderings: those of the reserved stream orderings that they took.
         """
         return attr.evolve(
             self,
             imported=self.imported + imported,
             done=self.done + imported,
-            reserved=without_lowest(self.reserved, orderings),
+            reserved=without(self.reserved, orderings),
         )
 
     def passed(self, cursor: Position | None, skipped: Sequence[Skipped]) -> ImportProgress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 
 Span = tuple[int, int]
@@ -18,14 +19,17 @@ def lowest_of(spans: Iterable[Span], count: int) -> list[int]:
     return found
 
 
-def without_lowest(spans: Iterable[Span], count: int) -> tuple[Span, ...]:
-    """What is left of some ranges when their lowest numbers are taken."""
+def without(spans: Iterable[Span], numbers: Iterable[int]) -> tuple[Span, ...]:
+    """What is left of some ranges, rising, when some numbers are taken out."""
     left: list[Span] = []
+    taken = sorted(numbers)
     for low, high in sorted(spans):
-        taken = min(count, high - low + 1)
-        count -= taken
-        if low + taken <= high:
-            left.append((low + taken, high))
+        for number in taken[bisect_left(taken, low) : bisect_right(taken, high)]:
+            if low < number:
+                left.append((low, number - 1))
+            low = number + 1
+        if low <= high:
+            left.append((low, high))
     return tuple(left)
 
 

@@ -31,8 +31,9 @@ def test_progress_is_kept_as_json() -> None:
 
 
 def test_progress_counts() -> None:
-    progress = ImportProgress(total=5, reserved=((-9, -5),)).stored(imported=2, orderings=3)
-    assert (progress.imported, progress.done, progress.reserved) == (2, 2, ((-6, -5),))
+    progress = ImportProgress(total=5, reserved=((-9, -5),)).stored(2, orderings=[-9, -6])
+    assert (progress.imported, progress.done) == (2, 2)
+    assert progress.reserved == ((-8, -7), (-5, -5))
     lost = [Skipped("$a", Skip.MISSING_JSON), Skipped("$b", Skip.MISSING_JSON)]
     progress = progress.passed(Position(4, 1), lost)
     assert (progress.done, progress.skipped) == (4, {"missing_json": 2})
@@ -54,27 +55,31 @@ def test_references_of_all_room_versions() -> None:
 
 def test_children_wait_for_their_parents() -> None:
     room = WaitingRoom()
-    assert room.earliest() is None and room.let_go_one() == []
+    room.let_go_one()
+    assert room.earliest() is None and not room.any_ready()
     room.wait("late", Position(2, 2), ["a", "b"])
     room.wait("early", Position(1, 1), ["a"])
     room.wait("last", Position(3, 3), ["late"])
     assert "late" in room and len(room) == 3
     assert room.earliest() == Position(1, 1)
-    assert room.decided("nobody") == []
-    assert room.decided("a") == ["early"]
-    assert room.earliest() == Position(2, 2)
-    assert room.decided("b") == ["late"]
-    assert room.decided("late") == ["last"]
-    assert len(room) == 0
+    room.decided("nobody")
+    assert room.ready(9) == []
+    room.decided("a")
+    assert room.any_ready() and room.earliest() == Position(2, 2)
+    assert room.ready(9) == ["early"]
+    room.decided("b")
+    # What is given is decided: what waited for it can be given with it.
+    assert room.ready(1) == ["late"]
+    assert room.ready(9) == ["last"]
+    assert len(room) == 0 and not room.any_ready()
 
 
 def test_a_cycle_is_let_go_at_its_first() -> None:
     room = WaitingRoom()
     room.wait("b", Position(2, 0), ["a"])
     room.wait("a", Position(1, 0), ["b"])
-    assert room.let_go_one() == ["a"]
-    assert room.decided("a") == ["b"]
-    assert room.decided("b") == []
+    room.let_go_one()
+    assert room.ready(9) == ["a", "b"]
 
 
 JOIN, INVITE, LEAVE = ({"membership": m} for m in ("join", "invite", "leave"))
