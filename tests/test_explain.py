@@ -1,4 +1,4 @@
-"""No statement of ours reads a large table whole: PostgreSQL's own word for each of them."""
+"""No statement of ours reads a large table whole: the database's own word for each of them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,25 @@ import pytest
 
 from tests.harness.client import quoted
 from tests.harness.damage import make_damage
+from tests.harness.database import Database
+from tests.harness.explain import LARGE
 from tests.harness.federation import Pair, running
 from tests.harness.losing import everywhere
-from tests.harness.postgres import Postgres
 from tests.harness.repairing import diagnosis, dry_run, finished, health, repair
 from tests.harness.server import Server
-from tests.oldworld import begin, come_late, live, sources
+from tests.oldworld import MODULE, begin, come_late, live
 
 FILLING = 200_000
 
-pytestmark = [pytest.mark.postgres, pytest.mark.slow]
+WHOLE = {
+    "SELECT e.room_id, COUNT(*) FROM events AS e LEFT JOIN rejections": "all events are counted",
+    "DELETE FROM events WHERE event_id IN": "SQLite looks whether anything refers to the rows, as"
+    " where Synapse deletes some; Synapse has no index for that",
+    "SELECT redactions.event_id, redactions.redacts,": "Synapse's own, as it stores events",
+}
+"""The beginnings of statements that are as they have to be, and why."""
+
+pytestmark = pytest.mark.slow
 
 
 def grow(server: Server) -> None:
@@ -39,23 +48,34 @@ def grow(server: Server) -> None:
         " SELECT '$filler' || n, '$filler' || n - n % 100, '!filler' || n % 500 FROM " + events,
         "INSERT INTO event_to_state_groups (event_id, state_group)"
         " SELECT '$filler' || n, 1000000 + n / 100 FROM " + events,
+        "INSERT INTO remote_media_cache (media_origin, media_id, media_type, created_ts,"
+        " upload_name, media_length, filesystem_id)"
+        " SELECT 'filler' || n % 500, 'filler' || n, 'image/png', n, 'f', n, 'f' || n FROM "
+        + events,
     ):
         server.database.execute(sql, FILLING)
-    for table in ("events", "event_json", "event_edges", "event_auth", "event_to_state_groups"):
+    for table in LARGE:
         server.database.execute(f"ANALYZE {table}")
 
 
-@pytest.fixture
-def reported(tmp_path: Path, postgres: Postgres) -> Iterator[list[dict[str, Any]]]:
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def reported(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[dict[str, Any]]]:
     """What is reported of all that the module can do."""
     report = tmp_path / "report.jsonl"
     a = Server(tmp_path / "a", modules=[])
+    database: Database | None = None
+    if request.param == "postgres":
+        database = request.getfixturevalue("postgres").create_database()
+    source = {
+        "database": a.database.synapse_config(),
+        "media_store_path": str(a.folder / "media_store"),
+    }
     b = Server(
         tmp_path / "b",
-        database=postgres.create_database(),
+        database=database,
         modules=[
             {"module": "tests.harness.explain.Explain", "config": {"report": str(report)}},
-            *sources(old=a.database.synapse_config()),
+            {"module": MODULE, "config": {"sources": {"old": source}}},
         ],
     )
     with running(a, b):
@@ -64,7 +84,8 @@ def reported(tmp_path: Path, postgres: Postgres) -> Iterator[list[dict[str, Any]
         unindexed = room.bob.send_message(room.room_id, "Not to be found")
         everywhere(room, unindexed)
         b.stop()
-        grow(b)
+        if database is not None:
+            grow(b)
         report.unlink(missing_ok=True)
         b.database.execute("DELETE FROM event_search WHERE event_id = ?", unindexed)
         b.start()
@@ -83,15 +104,25 @@ def reported(tmp_path: Path, postgres: Postgres) -> Iterator[list[dict[str, Any]
         repair(room.bob, room.room_id, deliver="history")
         old = begin(a, b, "11")
         live(old, 12)
+        for number in range(3):
+            uri = old.alice.upload(b"Old words", "text/plain", f"{number}.txt")
+            old.alice.send_event(
+                old.room_id, "m.room.message", {"msgtype": "m.file", "body": "", "url": uri}
+            )
         come_late(old)
-        old.dry_run()
-        assert old.import_room(verify_signatures=True)["status"] == "complete"
+        old.dry_run(verify_signatures=True)
+        job = old.import_room(verify_signatures=True, media=True)
+        assert (job["status"], job["media"]["copied"]) == ("complete", 3), job
         old.bob.repair_api("GET", "/sources/old/rooms")
     yield [json.loads(line) for line in report.read_text().splitlines()]
 
 
 def test_no_large_table_is_read_whole(reported: list[dict[str, Any]]) -> None:
-    whole = [row for row in reported if "table" in row]
+    whole = [
+        row
+        for row in reported
+        if "table" in row and not row["statement"].strip().startswith(tuple(WHOLE))
+    ]
     assert whole == [], "\n\n".join(f"{r['table']} {r['how']}: {r['statement']}" for r in whole)
     statements = {row["statement"] for row in reported}
     assert len(statements) > 50, "nothing was looked at"

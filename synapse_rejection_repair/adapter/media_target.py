@@ -19,6 +19,7 @@ from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.jobstore import SynapseJobStore
 from synapse_rejection_repair.adapter.journal import journal, journalled
 from synapse_rejection_repair.adapter.skipped import SKIPPED_MEDIUM
+from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.imports import ImportJob, ImportProgress, ImportRequest
 from synapse_rejection_repair.domain.media import (
     MediaProgress,
@@ -26,6 +27,7 @@ from synapse_rejection_repair.domain.media import (
     Mxc,
     SkippedMedium,
     SourceMedium,
+    by_server,
 )
 from synapse_rejection_repair.errors_imports import MediaNotCopied, NoMediaRepository
 from synapse_rejection_repair.ports import Clock
@@ -65,14 +67,23 @@ class SynapseMediaTarget(MediaTarget):
 
     @override
     async def present(self, wanted: Collection[Mxc]) -> set[Mxc]:
-        rows = await self._database.rows_of(
-            "present_media",
-            "SELECT media_origin, media_id FROM remote_media_cache WHERE",
-            {mxc.media_id for mxc in wanted},
-            "media_id",
-        )
-        here = {Mxc(server, media_id) for server, media_id in rows}
-        return {mxc for mxc in wanted if mxc in here or mxc.server == self._hs.hostname}
+        own = {mxc for mxc in wanted if mxc.server == self._hs.hostname}
+        others = by_server(mxc for mxc in wanted if mxc not in own)
+
+        def find(txn: LoggingTransaction) -> set[Mxc]:
+            found: set[Mxc] = set()
+            for server, media_ids in others.items():
+                for batch in batches(media_ids):
+                    clause, args = self._database.in_list("media_id", batch)
+                    txn.execute(
+                        "SELECT media_id FROM remote_media_cache"
+                        f" WHERE media_origin = ? AND {clause}",
+                        (server, *args),
+                    )
+                    found.update(Mxc(server, media_id) for (media_id,) in txn.fetchall())
+            return found
+
+        return own | await self._database.run("present_media", find) if others else own
 
     @override
     async def copy(self, medium: SourceMedium, files: MediaFiles) -> MediaSkip | None:

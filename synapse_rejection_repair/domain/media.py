@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import attr
@@ -54,6 +54,14 @@ def references(content: Any) -> set[Mxc]:
             todo.extend(value.values())
         elif isinstance(value, list):
             todo.extend(value)
+    return found
+
+
+def by_server(media: Iterable[Mxc]) -> dict[str, list[str]]:
+    """The ids of some media, by server: tables of media are indexed by both, in that order."""
+    found: dict[str, list[str]] = {}
+    for server, media_id in media:
+        found.setdefault(server, []).append(media_id)
     return found
 
 

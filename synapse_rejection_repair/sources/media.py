@@ -8,7 +8,12 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from synapse_rejection_repair.domain.batches import batches
-from synapse_rejection_repair.domain.media import Mxc, SourceMedium, SourceThumbnail
+from synapse_rejection_repair.domain.media import (
+    Mxc,
+    SourceMedium,
+    SourceThumbnail,
+    by_server,
+)
 from synapse_rejection_repair.sources.connection import Connection, marks
 
 _TYPE = re.compile(r"[\w.+-]+/[\w.+-]+(\s*;[ -~]*)?", re.ASCII)
@@ -62,11 +67,8 @@ class MediaTables:
         """Those of some media that the old server has."""
         if not self._there:
             return {}
-        by_server = defaultdict(list)
-        for mxc in wanted:
-            by_server[mxc.server].append(mxc.media_id)
         found = {}
-        for server, ids in by_server.items():
+        for server, ids in by_server(wanted).items():
             for medium in self._of(server, ids):
                 found[medium.mxc] = medium
         return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -36,6 +37,9 @@ class SqliteConnection(Connection):
             )
         except sqlite3.Error as e:
             raise _failure(e) from None
+        # One text that is no UTF-8 would make its whole page unreadable. So it is another text, and
+        # ids and hashes tell.
+        self._connection.text_factory = partial(str, encoding="utf-8", errors="replace")
 
     @override
     def query(self, sql: str, args: Sequence[object] = ()) -> list[tuple[Any, ...]]:

@@ -79,16 +79,20 @@ class StateTables:
                 break
             at = before
         state = {key: self._entries.get((at, key)) for key in keys}
-        either = " OR ".join("type = ? AND state_key = ?" for _ in keys)
+        # Two lists, which give some more than the pairs: told the pairs, a SQLite database that was
+        # never analysed goes through the whole state of each group.
+        types, state_keys = ({key[part] for key in keys} for part in (0, 1))
         for some in batches(reversed(chain)):
             order = {one: number for number, one in enumerate(some)}
             rows = self._connection.query(
                 "SELECT state_group, type, state_key, event_id FROM state_groups_state"
-                f" WHERE state_group IN ({marks(some)}) AND ({either})",
-                (*some, *(part for key in keys for part in key)),
+                f" WHERE state_group IN ({marks(some)})"
+                f" AND type IN ({marks(types)}) AND state_key IN ({marks(state_keys)})",
+                (*some, *types, *state_keys),
             )
             for _, type_, state_key, event_id in sorted(rows, key=lambda row: order[row[0]]):
-                state[type_, state_key] = event_id
+                if (type_, state_key) in state:
+                    state[type_, state_key] = event_id
         for key in keys:
             self._entries[group, key] = state[key]
         forget_oldest(self._entries, _REMEMBERED)

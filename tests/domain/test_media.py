@@ -13,6 +13,7 @@ from synapse_rejection_repair.domain.media import (
     MediaSkip,
     Mxc,
     SkippedMedium,
+    by_server,
     looks_like_picture,
     references,
 )
@@ -82,3 +83,9 @@ def test_pictures() -> None:
     assert looks_like_picture(b"\x89PNG\r\n\x1a\n....")
     assert not looks_like_picture(b"<html>")
     assert not looks_like_picture(b"")
+
+
+def test_media_by_server() -> None:
+    media = [Mxc("a", "1"), Mxc("b", "1"), Mxc("a", "2")]
+    assert by_server(media) == {"a": ["1", "2"], "b": ["1"]}
+    assert by_server([]) == {}

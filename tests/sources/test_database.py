@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,17 @@ import psycopg2.errors
 import pytest
 
 from synapse_rejection_repair.config import SourceConfig
+from synapse_rejection_repair.domain.media import Mxc
 from synapse_rejection_repair.domain.source import BEGINNING, Position, SourceEvent
 from synapse_rejection_repair.sources.connection import ConnectionFailed
 from synapse_rejection_repair.sources.database import SourceDatabase
 from synapse_rejection_repair.sources.postgres import PostgresConnection
 from synapse_rejection_repair.sources.schema import SchemaRefused, examine
 from synapse_rejection_repair.sources.sqlite import SqliteConnection
+from tests.harness.explain import too_much
 from tests.harness.postgres import Postgres
 from tests.harness.process import REPOSITORY
+from tests.harness.schema import create_schema
 
 IMPORT_DOC = REPOSITORY / "docs" / "import.md"
 
@@ -140,6 +143,48 @@ def test_history_in_the_old_servers_order(place: Any) -> None:
     database.close()
 
 
+def test_a_few_events_are_found_without_reading_the_room(tmp_path: Path) -> None:
+    """No database of Synapse's is ever analysed: SQLite knows of none how large it is."""
+    place = tmp_path / "old.db"
+    create_schema(place)
+    connection = Overheard(str(place))
+    database = SourceDatabase(connection)
+    three = ["$a", "$b", "$c"]
+    database.events("!r:x", three)
+    database.positions("!r:x", three)
+    database._cited(three)
+    database.states.entries(1, [("m.room.topic", ""), ("m.room.member", "@u:x")])
+    database.states.tracked([1, 2, 3], "x")
+    database.history("!r:x", BEGINNING, 10)
+    database.accepted_ids("!r:x", BEGINNING, 10)
+    database.media._server_name = "x"
+    database.media.find([Mxc(server, i) for server in "xy" for i in "abc"])
+    assert len(connection.heard) > 10
+    whole = [(sql, *how) for sql in connection.heard for how in too_much(connection.raw, sql)]
+    assert whole == []
+    for sql in connection.heard:
+        plan = connection.raw.execute(f"EXPLAIN QUERY PLAN {sql}", [None] * sql.count("?"))
+        first = plan.fetchone()[3]
+        if "event_id IN" in sql:
+            assert "event_id=?" in first, sql
+        if "state_key IN" in sql:
+            assert "state_group=? AND type=? AND state_key=?" in first, sql
+
+
+class Overheard(SqliteConnection):
+    """A connection that notes what it is asked."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.heard: list[str] = []
+        self.raw = self._connection
+
+    def query(self, sql: str, args: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        if "pragma" not in sql and "schema_version" not in sql:
+            self.heard.append(sql)
+        return super().query(sql, args)
+
+
 def test_what_is_said_of_an_event(place: Any) -> None:
     old = Old()
     old.event("$a", 1, 1, text='{"type": "m.room.encrypted", "prev_events": ["$0"]}', group=4)
@@ -160,6 +205,23 @@ def test_what_is_said_of_an_event(place: Any) -> None:
     assert (no.rejected, no.cited) == (True, True)
     assert (no2.rejected, no2.cited) == (True, False)
     assert not child.rejected
+
+
+def test_what_is_no_utf_8_is_read_all_the_same(tmp_path: Path) -> None:
+    old = Old()
+    for number, event_id in enumerate(("$a", "$b", "$c")):
+        old.event(event_id, number, number + 1)
+    for event_id, json in (("$b", b'{"\xff"}'), ("$c", b'{"type": "m.\xff"}')):
+        old.statements.append(
+            f"UPDATE event_json SET json = CAST(x'{json.hex()}' AS TEXT)"
+            f" WHERE event_id = '{event_id}'"
+        )
+    events = old.opened_on(tmp_path / "old.db").history("!r:x", BEGINNING, 9)
+    assert [e.pdu for e in events] == [
+        {"type": "m.x"},
+        None,
+        {"type": "m.\N{REPLACEMENT CHARACTER}"},
+    ]
 
 
 def test_state_before_events(place: Any) -> None:
@@ -206,6 +268,8 @@ def test_entries_of_states(place: Any) -> None:
         assert states.entries(4, [topic, create]) == {topic: "$t4", create: "$create"}
         assert states.entries(1, [topic, name]) == {topic: "$t1"}
         assert states.entries(4, [topic, create, name])[name] == "$n"
+        # Each of its parts is asked for, but not the pair.
+        assert states.entries(1, [create, ("m.room.topic", "other")]) == {create: "$create"}
         assert states.entries(2, []) == {}
         assert states.entries(5, [topic, name]) == {topic: "$t5", name: "$n6"}
 
