@@ -20,6 +20,8 @@ _LOOKED_AT = 500
 
 _AUTH = (Skip.AUTH_EVENTS, Skip.STATE_BEFORE, Skip.MISSING_AUTH_EVENTS)
 
+_SIGNATURE = (Skip.BAD_SIGNATURE, Skip.UNKNOWN_KEY)
+
 _IDS = 5000
 """How many ids are compared at a time."""
 
@@ -73,6 +75,8 @@ async def summarise(
     room_id: str,
     version: str,
     server_name: str,
+    *,
+    verify: bool,
 ) -> Summary:
     """What an import of a room would bring.
 
@@ -83,9 +87,10 @@ async def summarise(
         room_id: the room.
         version: its version's identifier.
         server_name: this server's name.
+        verify: check signatures as well.
     """
     summary, seen = Summary(), set[Mxc]()
-    forecast = target.forecast(room_id, version, source)
+    forecast = target.forecast(room_id, version, source, verify)
     after = BEGINNING
     while events := await source.history(room_id, after, _LOOKED_AT):
         after = events[-1].position
@@ -116,6 +121,8 @@ async def _add(
     gaps = prevs - known - there.keys()
     reasons = Counter(s.reason for s in refused)
     fails_auth = sum(reasons[r] for r in _AUTH)
+    bad_signature = sum(reasons[r] for r in _SIGNATURE)
+    unreadable = len(refused) - reasons[Skip.BAD_EVENT_ID] - bad_signature - fails_auth
     hidden = await _hidden_events(source, room_id, server_name, arriving)
     return attr.evolve(
         summary,
@@ -126,7 +133,8 @@ async def _add(
         rejected=summary.rejected + len(lacking) - len(accepted),
         soft_failed=summary.soft_failed + sum(e.soft_failed for e in arriving),
         bad_hash=summary.bad_hash + len(pruned) + reasons[Skip.BAD_EVENT_ID],
-        unreadable=summary.unreadable + len(refused) - reasons[Skip.BAD_EVENT_ID] - fails_auth,
+        bad_signature=summary.bad_signature + bad_signature,
+        unreadable=summary.unreadable + unreadable,
         fails_auth=summary.fails_auth + fails_auth,
         gaps=summary.gaps + sum(not gaps.isdisjoint(e.prev_event_ids) for e in arriving),
         encrypted=summary.encrypted + sum(e.encrypted for e in arriving),

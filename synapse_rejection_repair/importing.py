@@ -108,7 +108,13 @@ class ImportService:
             version = await require_room(source, self.target, request.source, room_id)
             self._require_media(source, request)
             return await summarise(
-                source, self.target, self.media, room_id, version, self.server_name
+                source,
+                self.target,
+                self.media,
+                room_id,
+                version,
+                self.server_name,
+                verify=request.verify_signatures,
             )
         finally:
             await source.close()

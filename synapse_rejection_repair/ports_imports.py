@@ -156,8 +156,15 @@ class ImportTarget(Protocol):
     async def held(self, event_ids: Collection[str]) -> dict[str, Held]:
         """How this server has those of the events that it has."""
 
-    def forecast(self, room_id: str, room_version: str, source: Source) -> Forecast:
-        """What foretells which events of a room would arrive."""
+    def forecast(self, room_id: str, room_version: str, source: Source, verify: bool) -> Forecast:
+        """What foretells which events of a room would arrive.
+
+        Args:
+            room_id: the room.
+            room_version: its version's identifier.
+            source: the old database.
+            verify: check signatures as well.
+        """
 
 
 class SkippedList(Protocol):

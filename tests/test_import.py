@@ -88,6 +88,7 @@ def test_the_whole_history_arrives(
             "rejected",
             "soft_failed",
             "bad_hash",
+            "bad_signature",
             "unreadable",
             "fails_auth",
             "gaps",

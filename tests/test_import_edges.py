@@ -25,6 +25,7 @@ from tests.oldworld import (
     room_path,
     signed,
     states,
+    tamper,
     untouched,
 )
 
@@ -528,6 +529,84 @@ def test_swapped_and_strange_events(tmp_path: Path) -> None:
         }
         assert job["imported"] == summary["to_import"]
         assert untouched(world.b, world.bob, world.room_id) == world.facts
+        assert world.b.errors_in_log() == []
+
+
+def call_herself_two_things(world: OldWorld) -> list[tuple[str, str]]:
+    """Lets carol change her name to two names at once, and say something under each of them."""
+    sees, peer = HostilePeer(world.a, world.room_id), HostilePeer(world.c, world.room_id)
+    carol, tips = world.carol.user_id, sees.extremities()
+    depth = sees._depth(tips)
+    before = world.alice.state(world.room_id)["m.room.member", carol]["event_id"]
+    event: dict[str, Any] = {"type": "m.room.member", "sender": carol, "room_id": world.room_id}
+    event.update(prev_events=[], auth_events=[], depth=1, origin_server_ts=0)
+    event.update(content={"membership": "join"}, state_key=carol)
+    by_member = sees._auth_events(event)
+    del event["state_key"]
+    event.update(type="m.room.message", content={})
+    by_message = sees._auth_events(event)
+    made = []
+    for name in ("One", "Two"):
+        member, changed = peer.forge(
+            "m.room.member",
+            carol,
+            {"membership": "join", "displayname": name},
+            state_key=carol,
+            prev_events=tips,
+            auth_events=by_member,
+            depth=depth,
+        )
+        message, said = peer.forge(
+            "m.room.message",
+            carol,
+            {"msgtype": "m.text", "body": f"I am {name}"},
+            prev_events=[changed],
+            auth_events=[changed if i == before else i for i in by_message],
+            depth=depth + 1,
+        )
+        assert peer.send(world.a, member, message) == {changed: {}, said: {}}
+        world.a.wait_for_event(said)
+        made.append((changed, said))
+    world.alice.send_message(world.room_id, "Which is it?")
+    return made
+
+
+def with_wrong_signature(text: str) -> str:
+    pdu = json.loads(text)
+    ((server, signatures),) = pdu["signatures"].items()
+    ((key_id, signature),) = signatures.items()
+    first = "B" if signature[0] == "A" else "A"
+    return json.dumps({**pdu, "signatures": {server: {key_id: first + signature[1:]}}})
+
+
+def test_signatures_that_are_none(tmp_path: Path) -> None:
+    """One that is wrong, one by a key that nobody has, and what cites an event with such a one."""
+    names: list[tuple[str, str]] = []
+    with old_world(
+        tmp_path,
+        "11",
+        messages=6,
+        spoil=lambda world: names.extend(call_herself_two_things(world)),
+    ) as world:
+        # Of the name that did not last, B was told nothing when it joined.
+        known = {i for (i,) in world.b.database.query("SELECT event_id FROM events")}
+        ((changed, said),) = [pair for pair in names if pair[0] not in known]
+        tamper(world, changed, with_wrong_signature)
+        odd = world.messages[2]
+        tamper(world, odd, lambda text: text.replace('"ed25519:', '"ed25519:nobodys_'))
+        theirs = accepted(world.a, world.room_id)
+        lacking = len(theirs - accepted(world.b, world.room_id))
+        trusting = world.dry_run()
+        assert (trusting["to_import"], trusting["bad_signature"]) == (lacking, 0)
+        summary = world.dry_run(verify_signatures=True)
+        assert (summary["bad_signature"], summary["fails_auth"], summary["unreadable"]) == (2, 1, 0)
+        job = world.import_room(verify_signatures=True)
+        assert (job["status"], job["skipped"]) == (
+            "complete",
+            {"bad_signature": 1, "unknown_key": 1, "missing_auth_events": 1},
+        ), job
+        assert job["imported"] == summary["to_import"] == lacking - 3
+        assert theirs - accepted(world.b, world.room_id) == {changed, said, odd}
         assert world.b.errors_in_log() == []
 
 

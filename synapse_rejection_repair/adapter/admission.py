@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -46,6 +47,33 @@ class Admitted:
     pruned: bool
 
 
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class SourceKeys:
+    """The signing keys that an old database has cached, as long as one import or dry run lasts.
+
+    They count for its own events alone, and only where this server has cached no such key: who
+    wrote the database may have made them up.
+
+    Attributes:
+        source: the old database.
+        known: those that have been asked for, and are there.
+    """
+
+    source: Source
+    known: _Keys = attr.Factory(dict)
+
+    async def fetch(self, wanted: Sequence[tuple[str, str]]) -> None:
+        """Reads some keys, by server and key id, unless they are known."""
+        missing = [key for key in wanted if key not in self.known]
+        if not missing:
+            return
+        for key, text in (await self.source.verify_keys(missing)).items():
+            try:
+                self.known[key] = decode_verify_key_bytes(key[1], decode_base64(text))
+            except Exception:
+                continue
+
+
 class Admission:
     """Verifies ids, hashes, limits and, if told so, signatures: all that needs no other event.
 
@@ -67,7 +95,7 @@ class Admission:
         room_id: str,
         room_version: str,
         events: Sequence[SourceEvent],
-        keys_from: Source | None = None,
+        keys_from: SourceKeys | None = None,
     ) -> tuple[list[Admitted], list[Skipped]]:
         """Those of the events that may arrive, in the same order, and the others.
 
@@ -76,7 +104,7 @@ class Admission:
             room_version: its version's identifier.
             events: the events.
             keys_from: check signatures too, with the keys that we have cached or, failing
-                that, this source.
+                that, these.
         """
         version = KNOWN_ROOM_VERSIONS[room_version]
         admitted, skipped = await self._clock.in_thread(
@@ -85,11 +113,12 @@ class Admission:
         if keys_from is None:
             return admitted, skipped
         await self._fetch_keys([a.event for a in admitted], keys_from)
-        failed = await self._clock.in_thread(_check_signatures, admitted, self._keys)
+        keys = ChainMap(self._keys, keys_from.known)
+        failed = await self._clock.in_thread(_check_signatures, admitted, keys)
         bad = {s.event_id for s in failed}
         return [a for a in admitted if a.event.event_id not in bad], [*skipped, *failed]
 
-    async def _fetch_keys(self, events: Sequence[EventBase], source: Source) -> None:
+    async def _fetch_keys(self, events: Sequence[EventBase], of_source: SourceKeys) -> None:
         wanted = {
             (server, key_id)
             for event in events
@@ -102,12 +131,7 @@ class Admission:
         for key, result in (await self._store.get_server_keys_json(wanted)).items():
             if result is not None:
                 self._keys[key] = result.verify_key
-        missing = [key for key in wanted if key not in self._keys]
-        for key, text in (await source.verify_keys(missing)).items():
-            try:
-                self._keys[key] = decode_verify_key_bytes(key[1], decode_base64(text))
-            except Exception:
-                continue
+        await of_source.fetch([key for key in wanted if key not in self._keys])
 
 
 def _admit_all(

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from typing_extensions import override
 
-from synapse_rejection_repair.adapter.admission import Admission, Admitted
+from synapse_rejection_repair.adapter.admission import Admission, Admitted, SourceKeys
 from synapse_rejection_repair.adapter.arrival_checker import ArrivalChecker
 from synapse_rejection_repair.adapter.checker import EventChecker
 from synapse_rejection_repair.domain.imports import Skip, Skipped
@@ -26,6 +26,7 @@ class ArrivalForecast(Forecast):
         clock: lets the server breathe.
         room_id: the room.
         room_version: its version's identifier.
+        keys_from: check signatures too, with these keys of the source.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class ArrivalForecast(Forecast):
         clock: Clock,
         room_id: str,
         room_version: str,
+        keys_from: SourceKeys | None,
     ) -> None:
         self._checker = ArrivalChecker(checker, self._entries)
         self._admission = admission
@@ -43,11 +45,12 @@ class ArrivalForecast(Forecast):
         self._clock = clock
         self._room_id = room_id
         self._room_version = room_version
+        self._keys_from = keys_from
         self._rejected: set[str] = set()
 
     @override
     async def inspect(self, events: Sequence[SourceEvent]) -> tuple[list[Skipped], list[str]]:
-        admitted, skipped = await self._admission.check(self._room_id, self._room_version, events)
+        admitted, skipped = await self._admit(events)
         await self._fetch({i for a in admitted for i in a.event.auth_event_ids()})
         before = await self._source.groups_before([a.source for a in admitted])
         for one in admitted:
@@ -60,6 +63,11 @@ class ArrivalForecast(Forecast):
         return skipped, [
             a.event.event_id for a in admitted if a.pruned and a.event.event_id not in bad
         ]
+
+    async def _admit(self, events: Sequence[SourceEvent]) -> tuple[list[Admitted], list[Skipped]]:
+        return await self._admission.check(
+            self._room_id, self._room_version, events, self._keys_from
+        )
 
     async def _failure(self, one: Admitted, before: Mapping[str, int]) -> Skipped | None:
         event_id = one.event.event_id
@@ -81,7 +89,7 @@ class ArrivalForecast(Forecast):
         if not missing:
             return
         found = list((await self._source.events(self._room_id, missing)).values())
-        admitted, _ = await self._admission.check(self._room_id, self._room_version, found)
+        admitted, _ = await self._admit(found)
         for one in admitted:
             self._keep(one, one.source.rejected or one.event.event_id in self._rejected)
 

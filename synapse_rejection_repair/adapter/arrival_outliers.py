@@ -9,7 +9,7 @@ from synapse.events import EventBase
 from synapse.events.snapshot import EventContext
 from synapse.server import HomeServer
 
-from synapse_rejection_repair.adapter.admission import Admission, Admitted
+from synapse_rejection_repair.adapter.admission import Admission, Admitted, SourceKeys
 from synapse_rejection_repair.adapter.arrival_checker import ArrivalChecker, node_of
 from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.dag import in_order
@@ -32,7 +32,7 @@ class ArrivalOutliers:
         clock: lets the server breathe.
         room_id: the room.
         room_version: its version's identifier.
-        keys_from: check signatures too, with the keys of this source.
+        keys_from: check signatures too, with these keys of the source.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class ArrivalOutliers:
         clock: Clock,
         room_id: str,
         room_version: str,
-        keys_from: Source | None,
+        keys_from: SourceKeys | None,
     ) -> None:
         self._storage = hs.get_storage_controllers()
         self._federation = hs.get_federation_event_handler()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 
 from typing_extensions import override
 
-from synapse_rejection_repair.adapter.admission import Admission
+from synapse_rejection_repair.adapter.admission import Admission, SourceKeys
 from synapse_rejection_repair.adapter.arrival_forecast import ArrivalForecast
 from synapse_rejection_repair.adapter.checker import EventChecker
 from synapse_rejection_repair.adapter.database import Database
@@ -77,6 +77,15 @@ class SynapseImportTarget(ImportTarget):
         }
 
     @override
-    def forecast(self, room_id: str, room_version: str, source: Source) -> ArrivalForecast:
-        checker = self._make_checker(room_version)
-        return ArrivalForecast(checker, self._admission, source, self._clock, room_id, room_version)
+    def forecast(
+        self, room_id: str, room_version: str, source: Source, verify: bool
+    ) -> ArrivalForecast:
+        return ArrivalForecast(
+            self._make_checker(room_version),
+            self._admission,
+            source,
+            self._clock,
+            room_id,
+            room_version,
+            SourceKeys(source) if verify else None,
+        )

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from synapse.server import HomeServer
 from typing_extensions import override
 
-from synapse_rejection_repair.adapter.admission import Admission, Admitted
+from synapse_rejection_repair.adapter.admission import Admission, Admitted, SourceKeys
 from synapse_rejection_repair.adapter.arrival_checker import ArrivalChecker
 from synapse_rejection_repair.adapter.arrival_judge import ArrivalJudge, Arriving
 from synapse_rejection_repair.adapter.arrival_outliers import ArrivalOutliers
@@ -76,7 +76,7 @@ class SynapseImportWriter(ImportWriter):
         self._clock = clock
         self._room_id = room_id
         self._room_version = room_version
-        self._keys_from = source if verify else None
+        self._keys_from = SourceKeys(source) if verify else None
         groups = GroupStates(hs)
         checker = make_checker(room_version)
         self._checker = ArrivalChecker(checker, groups.entries)

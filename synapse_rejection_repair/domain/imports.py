@@ -217,6 +217,8 @@ class Summary:
         soft_failed: how many of those to import the source soft-failed.
         bad_hash: how many have an id or a content that is not what was hashed: the former
             do not arrive, the latter arrive redacted.
+        bad_signature: how many have a wrong signature, or one by a key that nobody has cached,
+            where signatures are to be checked. They do not arrive.
         unreadable: how many are no events of the room: without JSON, malformed, or of
             another room. They do not arrive.
         fails_auth: how many fail the authorization rules, by the states that the source has,
@@ -235,6 +237,7 @@ class Summary:
     rejected: int = 0
     soft_failed: int = 0
     bad_hash: int = 0
+    bad_signature: int = 0
     unreadable: int = 0
     fails_auth: int = 0
     gaps: int = 0
