@@ -37,10 +37,19 @@ async def require_room(source: Source, target: ImportTarget, name: str, room_id:
     return version
 
 
-async def missing(source: Source, target: ImportTarget, room_id: str) -> int:
-    """How many events of a room the source has accepted that this server has not in full."""
+async def missing(
+    source: Source, target: ImportTarget, room_id: str, *, rejected: bool = False
+) -> int:
+    """How many events of a room the source has accepted that this server has not in full.
+
+    Args:
+        source: the old database.
+        target: this server.
+        room_id: the room.
+        rejected: count those that it rejected as well, which are judged anew.
+    """
     count, after = 0, BEGINNING
-    while found := await source.accepted_ids(room_id, after, _IDS):
+    while found := await source.ids(room_id, after, _IDS, rejected=rejected):
         after = found[-1][0]
         held = await target.held([event_id for _, event_id in found])
         count += sum(i not in held or not held[i].in_full for _, i in found)
@@ -111,10 +120,9 @@ async def _add(
 ) -> Summary:
     held = await target.held([e.event_id for e in events])
     lacking = [e for e in events if (how := held.get(e.event_id)) is None or not how.in_full]
-    accepted = [e for e in lacking if not e.rejected or held.get(e.event_id) is Held.OUTLIER]
-    refused, pruned = await forecast.inspect(accepted)
+    refused, pruned = await forecast.inspect(events, held)
     bad = {s.event_id for s in refused}
-    arriving = [e for e in accepted if e.event_id not in bad]
+    arriving = [e for e in lacking if e.event_id not in bad]
     prevs = {p for e in arriving for p in e.prev_event_ids} - {e.event_id for e in arriving}
     known = {i for i, how in (await target.held(prevs)).items() if how is Held.FULL}
     there = await source.positions(room_id, prevs - known)
@@ -122,7 +130,8 @@ async def _add(
     reasons = Counter(s.reason for s in refused)
     fails_auth = sum(reasons[r] for r in _AUTH)
     bad_signature = sum(reasons[r] for r in _SIGNATURE)
-    unreadable = len(refused) - reasons[Skip.BAD_EVENT_ID] - bad_signature - fails_auth
+    rejected = reasons[Skip.REJECTED_BY_SOURCE]
+    unreadable = len(refused) - reasons[Skip.BAD_EVENT_ID] - bad_signature - fails_auth - rejected
     hidden = await _hidden_events(source, room_id, server_name, arriving)
     return attr.evolve(
         summary,
@@ -130,7 +139,7 @@ async def _add(
         present=summary.present + len(events) - len(lacking),
         to_import=summary.to_import + len(arriving),
         outliers=summary.outliers + sum(e.event_id in held for e in arriving),
-        rejected=summary.rejected + len(lacking) - len(accepted),
+        rejected=summary.rejected + rejected,
         soft_failed=summary.soft_failed + sum(e.soft_failed for e in arriving),
         bad_hash=summary.bad_hash + len(pruned) + reasons[Skip.BAD_EVENT_ID],
         bad_signature=summary.bad_signature + bad_signature,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import BinaryIO, Protocol
 
@@ -65,10 +65,17 @@ class Source(Protocol):
     async def count(self, room_id: str) -> int:
         """How many events of the room there are that are no outliers."""
 
-    async def accepted_ids(
-        self, room_id: str, after: Position, limit: int
+    async def ids(
+        self, room_id: str, after: Position, limit: int, *, rejected: bool
     ) -> list[tuple[Position, str]]:
-        """The next of the room's accepted events, in the source's order."""
+        """The next of the room's events that are no outliers, in the source's order.
+
+        Args:
+            room_id: the room.
+            after: the position that they are behind.
+            limit: how many at most.
+            rejected: also those that it rejected.
+        """
 
     async def history(self, room_id: str, after: Position, limit: int) -> list[SourceEvent]:
         """The next of the room's events that are no outliers, in the source's order."""
@@ -78,6 +85,9 @@ class Source(Protocol):
 
     async def positions(self, room_id: str, event_ids: Collection[str]) -> dict[str, Position]:
         """Where those of the events are in its order that it has as no outliers."""
+
+    async def state(self, group: int) -> StateIds:
+        """The state of one of its state groups."""
 
     async def state_before(self, event: SourceEvent) -> StateIds:
         """The state before one of its events; empty if it does not know it."""
@@ -132,11 +142,15 @@ class Sources(Protocol):
 class Forecast(Protocol):
     """Foretells which events of one room would arrive. Writes nothing."""
 
-    async def inspect(self, events: Sequence[SourceEvent]) -> tuple[list[Skipped], list[str]]:
+    async def inspect(
+        self, events: Sequence[SourceEvent], held: Mapping[str, Held]
+    ) -> tuple[list[Skipped], list[str]]:
         """Those of the events that would not be accepted, and those that would arrive redacted.
 
         Args:
-            events: events that the source has accepted, in its order.
+            events: the next of the source's events, in its order.
+            held: how this server has those that it has; of what it has in full, the states
+                alone are looked at.
         """
 
 

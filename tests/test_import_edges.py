@@ -42,11 +42,11 @@ def test_hidden_soft_failed_and_rejected(tmp_path: Path) -> None:
         alice.send_state(r, "m.room.history_visibility", {"history_visibility": "joined"})
         special["hidden"] = alice.send_message(r, "Among ourselves")
         alice.send_state(r, "m.room.history_visibility", {"history_visibility": "shared"})
-        world.a.sabotage(type="org.example.rejected", room_id=r)
         peer = HostilePeer(world.c, r)
         sees = HostilePeer(world.a, r)
         event: dict[str, Any] = {
-            "type": "org.example.rejected",
+            "type": "m.room.server_acl",
+            "state_key": "",
             "sender": world.carol.user_id,
             "content": {},
             "room_id": r,
@@ -54,17 +54,18 @@ def test_hidden_soft_failed_and_rejected(tmp_path: Path) -> None:
         event.update(prev_events=[], auth_events=[], depth=1, origin_server_ts=0)
         tips = sees.extremities()
         pdu, special["rejected"] = peer.forge(
-            "org.example.rejected",
+            "m.room.server_acl",
             world.carol.user_id,
             {},
+            state_key="",
             prev_events=tips,
             auth_events=sees._auth_events(event),
             depth=sees._depth(tips),
         )
         peer.send(world.a, pdu)
         world.a.wait_for_event(special["rejected"])
-        world.a.sabotage_off()
         assert world.a.rejected(r) == {special["rejected"]}
+        del event["state_key"]
         # One that follows the rejected one, so that it is cited.
         event["type"] = "m.room.message"
         pdu, special["after"] = peer.forge(

@@ -35,15 +35,15 @@ class StateTables:
         if event.state_group is None or event.pdu is None:
             return {}
         if "state_key" not in event.pdu or event.rejected:
-            return self._state(event.state_group)
+            return self.state(event.state_group)
         # What is stored of a state event is the state after it, as a change of the one before.
         edges = self._edges([event.state_group])
         if event.state_group in edges and self._deltas([event.state_group]) == {
             event.state_group: {(event.pdu.get("type"), event.pdu["state_key"]): event.event_id}
         }:
-            return self._state(edges[event.state_group])
+            return self.state(edges[event.state_group])
         # Where the state before was purged, the event still says what it has replaced.
-        state = self._state(event.state_group)
+        state = self.state(event.state_group)
         return {
             key: event_id
             for key, found in state.items()
@@ -114,7 +114,8 @@ class StateTables:
             forget_oldest(self._previous, _REMEMBERED)
         return self._previous[group]
 
-    def _state(self, group: int) -> dict[StateKey, str]:
+    def state(self, group: int) -> dict[StateKey, str]:
+        """The state of one of its state groups."""
         chain = self._chain(group)
         deltas = self._deltas(chain)
         state: dict[StateKey, str] = {}
