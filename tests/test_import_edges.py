@@ -628,3 +628,66 @@ def test_events_in_a_circle(tmp_path: Path) -> None:
         assert untouched(world.b, world.bob, world.room_id) == world.facts
         # With signatures, it would not have come in.
         assert world.b.errors_in_log() == []
+
+
+@pytest.mark.slow
+def test_invites_that_b_had_received(tmp_path: Path) -> None:
+    """One that was refused, one that was taken, and one that is not answered yet."""
+    invites: dict[str, str] = {}
+
+    def invite(world: OldWorld, user: Client) -> str:
+        world.alice.invite(world.room_id, user.user_id)
+        event_id = world.alice.state(world.room_id)["m.room.member", user.user_id]["event_id"]
+        here = "SELECT 1 FROM events WHERE event_id = ?"
+        wait_for(lambda: world.b.database.query(here, event_id), what="B to get the invite")
+        return str(event_id)
+
+    def spoil(world: OldWorld) -> None:
+        bob, bert = world.bob, world.b.register("bert")
+        invites["refused"] = invite(world, bob)
+        bob.leave(world.room_id)
+        left = "SELECT 1 FROM room_memberships WHERE user_id = ? AND membership = 'leave'"
+        wait_for(lambda: world.a.database.query(left, bob.user_id), what="A to see it refused")
+        invites["taken"] = invite(world, bob)
+        invites["open"] = invite(world, bert)
+        world.alice.send_message(world.room_id, "Nobody here yet?")
+        users.append(bert)
+
+    users: list[Client] = []
+    with old_world(tmp_path, "11", messages=2, spoil=spoil) as world:
+        r, query, bert = world.room_id, world.b.database.query, users[0]
+        shown = bert.sync()["rooms"]["invite"][r]
+        kept = "SELECT event_id, stream_ordering FROM events WHERE room_id = ? AND outlier"
+        orderings = {i: o for i, o in query(kept, r) if i in invites.values()}
+        assert orderings.keys() == set(invites.values())
+        theirs = accepted(world.a, r)
+        job = world.import_room()
+        assert (job["status"], job["skipped"]) == ("complete", {}), job
+        assert theirs <= accepted(world.b, r)
+        assert states(world.b, theirs) == states(world.a, theirs)
+        assert signed(world.b, theirs) == signed(world.a, theirs)
+        sql = "SELECT event_id, json, internal_metadata FROM event_json"
+        said = {
+            server: {
+                i: (json.loads(text).get("unsigned", {}).get("replaces_state"), metadata)
+                for i, text, metadata in server.database.query(sql)
+                if i in theirs
+            }
+            for server in (world.a, world.b)
+        }
+        replaced = {i: before for i, (before, _) in said[world.a].items()}
+        assert {i: before for i, (before, _) in said[world.b].items()} == replaced
+        assert replaced[invites["taken"]] is not None is replaced[invites["refused"]]
+        odd = ("outlier", "out_of_band_membership")
+        assert not [i for i, (_, what) in said[world.b].items() if any(o in what for o in odd)]
+        # Clients know them by their positions: these stay, and so does what is shown of the invite.
+        assert orderings.items() <= {*query("SELECT event_id, stream_ordering FROM events")}
+        assert bert.sync(timeout_ms=1)["rooms"]["invite"][r] == shown
+        (taken,) = [e for e in world.bob.messages(r) if e["event_id"] == invites["taken"]]
+        assert taken["unsigned"]["prev_content"]["membership"] == "leave"
+        assert untouched(world.b, world.bob, r) == world.facts
+        journalled = "SELECT event_id, original_rows FROM rejection_repair_journal WHERE action = ?"
+        was = {i: json.loads(rows) for i, rows in query(journalled, "import")}
+        old = json.loads(was[invites["open"]]["event_json"][0]["internal_metadata"])
+        assert old["out_of_band_membership"] is True
+        assert world.b.errors_in_log() == []
