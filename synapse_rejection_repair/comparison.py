@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attr
 
 from synapse_rejection_repair.domain.imports import Held, Skip, Summary
-from synapse_rejection_repair.domain.media import Mxc
+from synapse_rejection_repair.domain.media import Mentions
 from synapse_rejection_repair.domain.source import BEGINNING, SourceEvent
 from synapse_rejection_repair.domain.visibility import hidden_from
 from synapse_rejection_repair.errors_imports import OtherRoomVersion, UnknownSourceRoom
 from synapse_rejection_repair.media_import import MediaImport
-from synapse_rejection_repair.ports_imports import Forecast, ImportTarget, Source
+from synapse_rejection_repair.ports_imports import Foretold, ImportTarget, Source
 
 _LOOKED_AT = 500
 """How many events are read and compared at a time."""
@@ -98,29 +98,30 @@ async def summarise(
         server_name: this server's name.
         verify: check signatures as well.
     """
-    summary, seen = Summary(), set[Mxc]()
+    summary, mentions = Summary(), Mentions()
     forecast = target.forecast(room_id, version, source, verify)
     after = BEGINNING
     while events := await source.history(room_id, after, _LOOKED_AT):
         after = events[-1].position
-        summary = await _add(summary, source, target, forecast, room_id, server_name, events)
-        found = await media.summarise(source, events, seen, summary.media)
-        summary = attr.evolve(summary, media=found)
-    return summary
+        held = await target.held([e.event_id for e in events])
+        foretold = await forecast.inspect(events, held)
+        summary = await _add(summary, source, target, room_id, server_name, events, held, foretold)
+        await media.look(mentions, events, held, foretold)
+    return attr.evolve(summary, media=await media.summarise(source, mentions))
 
 
 async def _add(
     summary: Summary,
     source: Source,
     target: ImportTarget,
-    forecast: Forecast,
     room_id: str,
     server_name: str,
     events: Sequence[SourceEvent],
+    held: Mapping[str, Held],
+    foretold: Foretold,
 ) -> Summary:
-    held = await target.held([e.event_id for e in events])
     lacking = [e for e in events if (how := held.get(e.event_id)) is None or not how.in_full]
-    refused, pruned = await forecast.inspect(events, held)
+    refused, pruned = foretold.skipped, foretold.pruned
     bad = {s.event_id for s in refused}
     arriving = [e for e in lacking if e.event_id not in bad]
     prevs = {p for e in arriving for p in e.prev_event_ids} - {e.event_id for e in arriving}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
+
+import attr
 
 from synapse_rejection_repair.domain.imports import Held, ImportJob, Skipped
 from synapse_rejection_repair.domain.listing import Listing, Page
@@ -12,6 +14,7 @@ from synapse_rejection_repair.domain.media import (
     MediaProgress,
     MediaSkip,
     Mxc,
+    Redaction,
     SkippedMedium,
     SourceMedium,
     SourceThumbnail,
@@ -139,13 +142,26 @@ class Sources(Protocol):
         """
 
 
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class Foretold:
+    """What would become of some events of the source.
+
+    Attributes:
+        skipped: those that would not be accepted, and why.
+        pruned: those that would arrive redacted, since their content is not what was hashed.
+        redactions: those that would redact others.
+    """
+
+    skipped: list[Skipped]
+    pruned: list[str]
+    redactions: list[Redaction]
+
+
 class Forecast(Protocol):
     """Foretells which events of one room would arrive. Writes nothing."""
 
-    async def inspect(
-        self, events: Sequence[SourceEvent], held: Mapping[str, Held]
-    ) -> tuple[list[Skipped], list[str]]:
-        """Those of the events that would not be accepted, and those that would arrive redacted.
+    async def inspect(self, events: Sequence[SourceEvent], held: Mapping[str, Held]) -> Foretold:
+        """What would become of some events.
 
         Args:
             events: the next of the source's events, in its order.
@@ -196,6 +212,12 @@ class MediaTarget(Protocol):
 
     def require_available(self) -> None:
         """Raises `NoMediaRepository` if this process keeps no media."""
+
+    async def contents(self, event_ids: Collection[str]) -> dict[str, Any]:
+        """The contents of those of some events that this server has accepted, as it shows them."""
+
+    async def redactions(self, event_ids: Collection[str]) -> list[Redaction]:
+        """The redactions that this server has of some events, be these here or not."""
 
     async def present(self, wanted: Collection[Mxc]) -> set[Mxc]:
         """Those of some media that this server has already, or is the origin of."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 
+from synapse.api.constants import EventTypes
+from synapse.events import EventBase
 from typing_extensions import override
 
 from synapse_rejection_repair.adapter.admission import Admission, Admitted, SourceKeys
@@ -11,11 +13,12 @@ from synapse_rejection_repair.adapter.arrival_checker import ArrivalChecker, as_
 from synapse_rejection_repair.adapter.checker import EventChecker
 from synapse_rejection_repair.adapter.forecast_states import ForecastStates
 from synapse_rejection_repair.domain.imports import Held, Skip, Skipped
+from synapse_rejection_repair.domain.media import Redaction, server_of
 from synapse_rejection_repair.domain.model import StateIds
 from synapse_rejection_repair.domain.source import SourceEvent
 from synapse_rejection_repair.domain.state import StateRef
 from synapse_rejection_repair.ports import Clock, StateReader
-from synapse_rejection_repair.ports_imports import Forecast, Source
+from synapse_rejection_repair.ports_imports import Forecast, Foretold, Source
 
 
 class ArrivalForecast(Forecast):
@@ -60,9 +63,7 @@ class ArrivalForecast(Forecast):
         self._accepted_anew: set[str] = set()
 
     @override
-    async def inspect(
-        self, events: Sequence[SourceEvent], held: Mapping[str, Held]
-    ) -> tuple[list[Skipped], list[str]]:
+    async def inspect(self, events: Sequence[SourceEvent], held: Mapping[str, Held]) -> Foretold:
         here = {i for i, how in held.items() if how.in_full}
         admitted, skipped = await self._admit([e for e in events if e.event_id not in here])
         await self._fetch({i for a in admitted for i in a.event.auth_event_ids()})
@@ -97,9 +98,9 @@ class ArrivalForecast(Forecast):
             self._states.follow(event, before, group, accepted=accepted)
             await self._clock.breathe()
         bad = {s.event_id for s in skipped}
-        return skipped, [
-            a.event.event_id for a in admitted if a.pruned and a.event.event_id not in bad
-        ]
+        arriving = [a for a in admitted if a.event.event_id not in bad]
+        pruned = [a.event.event_id for a in arriving if a.pruned]
+        return Foretold(skipped, pruned, [r for a in arriving for r in _redactions(a.event)])
 
     async def _admit(self, events: Sequence[SourceEvent]) -> tuple[list[Admitted], list[Skipped]]:
         return await self._admission.check(
@@ -167,3 +168,10 @@ class ArrivalForecast(Forecast):
         finally:
             # Some of them may be yet to be decided.
             self._events.known.guests.clear()
+
+
+def _redactions(event: EventBase) -> Iterator[Redaction]:
+    """What an event that the rules let pass redacts: they have marked it for a look at whose."""
+    if event.type == EventTypes.Redaction and isinstance(event.redacts, str):
+        own_only = event.internal_metadata.need_to_check_redaction()
+        yield Redaction(event.redacts, server_of(event.sender), own_only)
