@@ -60,21 +60,23 @@ async def _hidden_events(
     source: Source, room_id: str, server_name: str, events: Sequence[SourceEvent]
 ) -> int:
     """How many of some events no user of a server may see, who is in the room now."""
-    groups = {e.state_group for e in events if e.state_group is not None}
-    if not groups:
-        return 0
-    tracked = await source.tracked(groups, server_name)
+    before = await source.groups_before([e for e in events if e.decides_on_itself(server_name)])
+    seen_by = {
+        e.event_id: {e.state_group, before.get(e.event_id, e.state_group)}
+        for e in events
+        if e.state_group is not None
+    }
+    tracked = await source.tracked(set().union(*seen_by.values()), server_name)
     wanted = {v for v, _ in tracked.values() if v is not None}
     wanted.update(m for _, members in tracked.values() for m in members.values())
-    found = await source.events(room_id, wanted)
+    found = await source.events(room_id, wanted) if wanted else {}
     contents = {i: (e.pdu or {}).get("content") for i, e in found.items()}
     hidden = {
-        group: hidden_from(
-            contents.get(visibility or ""), [contents.get(m) for m in members.values()]
-        )
+        group
         for group, (visibility, members) in tracked.items()
+        if hidden_from(contents.get(visibility or ""), [contents.get(m) for m in members.values()])
     }
-    return sum(e.state_group is not None and hidden[e.state_group] for e in events)
+    return sum(groups <= hidden for groups in seen_by.values())
 
 
 async def summarise(

@@ -195,6 +195,4 @@ def _page(job: ImportJob, size: int) -> int:
 def _with_rate(job: ImportJob, done: int, seconds: float) -> ImportJob:
     if done <= 0 or seconds <= 0:
         return job
-    rate = done / seconds
-    left = max(0, job.progress.total - job.progress.done)
-    return job.with_progress(events_per_second=round(rate, 1), eta_ms=int(left / rate * 1000))
+    return job.with_progress(events_per_second=round(done / seconds, 1))

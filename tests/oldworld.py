@@ -112,6 +112,7 @@ def old_world(
     b_install: Install = NEWEST,
     make_b: Callable[..., Server] = Server,
     messages: int = 60,
+    take_back: bool = True,
     others: Mapping[str, Any] | None = None,
     modules: Callable[[Server], list[Module]] | None = None,
     join: bool = True,
@@ -133,7 +134,7 @@ def old_world(
     )
     with running(a, b, c):
         world = with_third(begin(a, b, version), c, c.register("carol"))
-        live(world, messages)
+        live(world, messages, take_back=take_back)
         if spoil is not None:
             spoil(world)
         if join:
@@ -181,8 +182,11 @@ def come_late(world: OldRoom) -> None:
     world.facts = untouched(b, bob, room_id)
 
 
-def live(world: OldRoom, messages: int) -> None:
-    """Lets the old room's users do what users do; 12 messages are one of everything."""
+def live(world: OldRoom, messages: int, *, take_back: bool = True) -> None:
+    """Lets the old room's users do what users do; 12 messages are one of everything.
+
+    With `take_back` they also redact a reaction, a reply and an edit at once.
+    """
     r, alice, anna = world.room_id, world.alice, world.anna
     for number in range(messages):
         sender = (alice, anna)[number % 2]
@@ -206,6 +210,13 @@ def live(world: OldRoom, messages: int) -> None:
             alice.send_state(r, "m.room.topic", {"topic": f"Topic {number}"})
         elif kind == 9 and isinstance(world, OldWorld):
             fork(world, state=number % 24 == 9)
+        elif number == 10 and take_back:
+            for taken_back in (
+                anna.react(r, event_id, "👎"),
+                alice.send_in_thread(r, event_id, "Never mind"),
+                sender.edit(r, event_id, "Nothing"),
+            ):
+                alice.redact(r, taken_back)
     anna.leave(r)
     alice.send_message(r, "Anna has left")
     anna.join(r)

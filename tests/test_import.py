@@ -339,7 +339,8 @@ def test_a_room_that_is_purged_meanwhile_stays_so(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_third_server_gets_the_history_from_us(tmp_path: Path) -> None:
-    with old_world(tmp_path, "11") as world:
+    # Of one in which relations were redacted at once, D gets no more than half from A either.
+    with old_world(tmp_path, "11", take_back=False) as world:
         assert world.import_room()["status"] == "complete"
         notary = {"server_name": world.b.name, "accept_keys_insecurely": True}
         third = Server(tmp_path / "d", modules=[], config={"trusted_key_servers": [notary]})

@@ -103,8 +103,7 @@ class ArrivalHooks:
         self._persist_txn(txn, **kwargs)
         if not ours:
             return
-        if self._redact_txn is None:
-            self._forget_redacted_relations(txn, ours)
+        self._forget_redacted_relations(txn, ours)
         if self._replicates:
             self._tell_workers(txn, ours)
         stored: dict[Stored, list[str]] = {}
@@ -116,7 +115,11 @@ class ArrivalHooks:
     def _forget_redacted_relations(
         self, txn: LoggingTransaction, ours: Mapping[str, _Arrival]
     ) -> None:
-        """Takes the relations of what was redacted before it arrived away, as newer Synapses do."""
+        """Takes the relations of what is redacted away.
+
+        Synapse does it where the redaction comes in a later transaction or, in newer versions,
+        came in an earlier one. In one transaction it looks for relations before it writes them.
+        """
         clause, args = make_in_list_sql_clause(txn.database_engine, "r.redacts", ours)
         txn.execute(
             "SELECT DISTINCT r.redacts, e.room_id FROM redactions AS r"

@@ -132,12 +132,12 @@ class ImportProgress:
     """How far an import is.
 
     Attributes:
-        total: how many events it has to bring (0 until it has counted).
+        total: how many events it has to decide on (0 until it has counted): those that are lacking,
+            and whatever else is found on the way.
         done: how many of them are decided.
         imported: how many arrived and were accepted.
         skipped: how many did not, by reason.
         events_per_second: how fast it is.
-        eta_ms: how long it still takes, in milliseconds; `None` while that is unknown.
         cursor: everything before this position in the source is decided.
         reserved: the stream orderings that are set aside for what is still to come.
         lowest: the lowest stream ordering that was set aside at first.
@@ -149,11 +149,17 @@ class ImportProgress:
     imported: int = 0
     skipped: Mapping[str, int] = attr.Factory(dict)
     events_per_second: float = 0.0
-    eta_ms: int | None = None
     cursor: Position | None = None
     reserved: tuple[Span, ...] = ()
     lowest: int | None = None
     media: MediaProgress = attr.Factory(MediaProgress)
+
+    @property
+    def eta_ms(self) -> int | None:
+        """How long the events still take, in milliseconds; `None` while that is unknown."""
+        if not self.events_per_second:
+            return None
+        return int((self.total - self.done) / self.events_per_second * 1000)
 
     def to_json(self) -> dict[str, Any]:
         """What JSON can hold of it: all."""
@@ -185,9 +191,8 @@ class ImportProgress:
             orderings: those of the reserved stream orderings that they took.
         """
         return attr.evolve(
-            self,
+            self._decided(imported),
             imported=self.imported + imported,
-            done=self.done + imported,
             reserved=without(self.reserved, orderings),
         )
 
@@ -201,11 +206,14 @@ class ImportProgress:
         counts = Counter(self.skipped)
         counts.update(s.reason.value for s in skipped)
         return attr.evolve(
-            self,
+            self._decided(len(skipped)),
             cursor=cursor or self.cursor,
             skipped=dict(sorted(counts.items())),
-            done=self.done + len(skipped),
         )
+
+    def _decided(self, count: int) -> ImportProgress:
+        done = self.done + count
+        return attr.evolve(self, done=done, total=max(self.total, done))
 
 
 ImportJob = Job[ImportRequest, ImportProgress]

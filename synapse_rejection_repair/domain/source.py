@@ -67,6 +67,18 @@ class SourceEvent:
         """Whether only those can read it who kept the keys."""
         return self.pdu is not None and self.pdu.get("type") == "m.room.encrypted"
 
+    def decides_on_itself(self, server_name: str) -> bool:
+        """Whether a server's users see it by the state before it as well as by the one after.
+
+        That is so for a change of the history visibility, and of their own membership
+        (`synapse.visibility.filter_events_for_client`, read in Synapse 1.151.0 and 1.163.2).
+        """
+        pdu = self.pdu or {}
+        key = pdu.get("state_key")
+        if pdu.get("type") == "m.room.member":
+            return isinstance(key, str) and key.endswith(f":{server_name}")
+        return pdu.get("type") == "m.room.history_visibility" and key == ""
+
 
 def _references(pdu: Mapping[str, Any] | None, field: str) -> list[str]:
     # Room versions 1 and 2 have pairs of an id and a hash.

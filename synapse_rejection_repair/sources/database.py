@@ -76,26 +76,36 @@ class SourceDatabase:
         self, room_id: str, after: Position, limit: int, *, rejected: bool
     ) -> list[tuple[Position, str]]:
         """The next of the room's events that are no outliers, in the source's order."""
-        which = "" if rejected else " AND r.event_id IS NULL"
-        rows = self._connection.query(
+        which = "" if rejected else " r.event_id IS NULL AND"
+        rows = self._page(
             "SELECT e.topological_ordering, e.stream_ordering, e.event_id FROM events AS e"
-            " LEFT JOIN rejections AS r ON r.event_id = e.event_id"
-            f" WHERE e.room_id = ? AND NOT e.outlier{which}"
-            " AND (e.topological_ordering, e.stream_ordering) > (?, ?)"
-            " ORDER BY e.topological_ordering, e.stream_ordering LIMIT ?",
-            (room_id, *after, limit),
+            f" LEFT JOIN rejections AS r ON r.event_id = e.event_id WHERE{which}",
+            room_id,
+            after,
+            limit,
         )
         return [(Position(topological, stream), i) for topological, stream, i in rows]
 
     def history(self, room_id: str, after: Position, limit: int) -> list[SourceEvent]:
         """The next of the room's events that are no outliers, in the source's order."""
-        rows = self._connection.query(
-            f"{_EVENT} WHERE e.room_id = ? AND NOT e.outlier"
-            " AND (e.topological_ordering, e.stream_ordering) > (?, ?)"
-            " ORDER BY e.topological_ordering, e.stream_ordering LIMIT ?",
-            (room_id, *after, limit),
-        )
-        return self._events(rows)
+        return self._events(self._page(f"{_EVENT} WHERE", room_id, after, limit))
+
+    def _page(self, sql: str, room_id: str, after: Position, limit: int) -> list[tuple[Any, ...]]:
+        """The next rows of a query of a room's events that ends before its conditions."""
+        rows: list[tuple[Any, ...]] = []
+        # In two: SQLite makes nothing of the second part of a pair, and there are rooms where all
+        # events have come to claim one depth, the highest that there is.
+        for where, args in (
+            ("e.topological_ordering = ? AND e.stream_ordering > ?", after),
+            ("e.topological_ordering > ?", after[:1]),
+        ):
+            if len(rows) < limit:
+                rows += self._connection.query(
+                    f"{sql} e.room_id = ? AND NOT e.outlier AND {where}"
+                    " ORDER BY e.topological_ordering, e.stream_ordering LIMIT ?",
+                    (room_id, *args, limit - len(rows)),
+                )
+        return rows
 
     def events(self, room_id: str, event_ids: Collection[str]) -> dict[str, SourceEvent]:
         """Some of the room's events, outliers too; unknown ids are left out."""

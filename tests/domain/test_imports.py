@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import attr
 import pytest
 
 from synapse_rejection_repair.domain.arrival import WaitingRoom
@@ -19,7 +20,6 @@ def test_progress_is_kept_as_json() -> None:
         imported=3,
         skipped={"missing_json": 1},
         events_per_second=1.5,
-        eta_ms=7,
         cursor=Position(3, -4),
         reserved=((-9, -7), (-5, -5)),
         lowest=-9,
@@ -38,6 +38,16 @@ def test_progress_counts() -> None:
     progress = progress.passed(Position(4, 1), lost)
     assert (progress.done, progress.skipped) == (4, {"missing_json": 2})
     assert progress.passed(None, []).cursor == Position(4, 1)
+    # What was not counted beforehand is found on the way: no more is done than there is.
+    assert (progress.total, progress.passed(None, lost).total) == (5, 6)
+
+
+def test_how_long_it_still_takes() -> None:
+    progress = ImportProgress(total=5, done=2)
+    assert progress.eta_ms is None
+    progress = attr.evolve(progress, events_per_second=1.5)
+    assert progress.eta_ms == 2000
+    assert progress.stored(3, orderings=[]).eta_ms == 0
 
 
 def test_references_of_all_room_versions() -> None:

@@ -164,13 +164,14 @@ def test_a_few_events_are_found_without_reading_the_room(tmp_path: Path) -> None
     assert len(connection.heard) > 10
     whole = [(sql, *how) for sql in connection.heard for how in too_much(connection.raw, sql)]
     assert whole == []
-    for sql in connection.heard:
-        plan = connection.raw.execute(f"EXPLAIN QUERY PLAN {sql}", [None] * sql.count("?"))
-        first = plan.fetchone()[3]
-        if "event_id IN" in sql:
-            assert "event_id=?" in first, sql
-        if "state_key IN" in sql:
-            assert "state_group=? AND type=? AND state_key=?" in first, sql
+    first = [connection.plan(sql)[0] for sql in connection.heard]
+    for sql, how in zip(connection.heard, first, strict=True):
+        assert "event_id IN" not in sql or "event_id=?" in how, sql
+    for needed, times in (
+        ("(room_id=? AND topological_ordering=? AND stream_ordering>?)", 2),
+        ("(state_group=? AND type=? AND state_key=?)", 1),
+    ):
+        assert sum(needed in how for how in first) == times, needed
 
 
 class Overheard(SqliteConnection):
@@ -185,6 +186,10 @@ class Overheard(SqliteConnection):
         if "pragma" not in sql and "schema_version" not in sql:
             self.heard.append(sql)
         return super().query(sql, args)
+
+    def plan(self, sql: str) -> list[str]:
+        rows = self.raw.execute(f"EXPLAIN QUERY PLAN {sql}", [None] * sql.count("?"))
+        return [how for *_, how in rows]
 
 
 def test_what_is_said_of_an_event(place: Any) -> None:
