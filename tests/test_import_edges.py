@@ -132,6 +132,14 @@ def test_hidden_soft_failed_and_rejected(tmp_path: Path) -> None:
 
 def accepted_topic(world: OldWorld) -> str:
     """A topic that A accepted, though who set it was never in the room."""
+    bad = rejected_topic(world)
+    world.alice.send_message(world.room_id, "What was that?")
+    world.a.database.execute("DELETE FROM rejections WHERE event_id = ?", bad)
+    return bad
+
+
+def rejected_topic(world: OldWorld) -> str:
+    """A topic that A rejected, since who set it was never in the room."""
     sees, peer = HostilePeer(world.a, world.room_id), HostilePeer(world.c, world.room_id)
     tips = sees.extremities()
     event: dict[str, Any] = {"type": "m.room.topic", "sender": world.carol.user_id}
@@ -149,8 +157,6 @@ def accepted_topic(world: OldWorld) -> str:
     peer.send(world.a, pdu)
     world.a.wait_for_event(bad)
     assert bad in world.a.rejected(world.room_id)
-    world.alice.send_message(world.room_id, "What was that?")
-    world.a.database.execute("DELETE FROM rejections WHERE event_id = ?", bad)
     return bad
 
 

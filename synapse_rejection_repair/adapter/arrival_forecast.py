@@ -132,7 +132,7 @@ class ArrivalForecast(Forecast):
         found = list((await self._source.events(self._room_id, missing)).values())
         admitted, _ = await self._admit(found)
         for one in admitted:
-            self._keep(one, self._is_rejected(one))
+            self._checker.keep(one.event, self._is_rejected(one))
 
     def _keep(self, one: Admitted, rejected: bool) -> None:
         if rejected:

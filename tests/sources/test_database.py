@@ -168,7 +168,7 @@ def test_a_few_events_are_found_without_reading_the_room(tmp_path: Path) -> None
     for sql, how in zip(connection.heard, first, strict=True):
         assert "event_id IN" not in sql or "event_id=?" in how, sql
     for needed, times in (
-        ("(room_id=? AND topological_ordering=? AND stream_ordering>?)", 2),
+        ("(room_id=? AND topological_ordering=? AND stream_ordering>?)", 3),
         ("(state_group=? AND type=? AND state_key=?)", 1),
     ):
         assert sum(needed in how for how in first) == times, needed
@@ -200,9 +200,7 @@ def test_what_is_said_of_an_event(place: Any) -> None:
     old.event("$d", 4, 4, text="[]")
     old.event("$no", 5, 5)
     old.event("$child", 6, 6)
-    old.statements += [
-        "INSERT INTO rejections VALUES ('$no', 'auth_error', '1')",
-    ]
+    old.statements.append("INSERT INTO rejections VALUES ('$no', 'auth_error', '1')")
     a, b, c, d, no, child = old.opened_on(place).history("!r:x", BEGINNING, 9)
     assert a.encrypted and a.state_group == 4 and a.prev_event_ids == ["$0"]
     assert (b.pdu, b.soft_failed, c.pdu, c.soft_failed, d.pdu) == (None, True, None, False, None)
