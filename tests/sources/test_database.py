@@ -239,17 +239,25 @@ def test_state_before_events(place: Any) -> None:
     old.state(4, None, ("m.room.create", "", "$create"), ("m.room.topic", "", "$t4"))
     old.event("$t4", 4, 4, text=said, group=4)
     old.event("$none", 5, 5)
+    # Rejected as it came, and marked as rejected after it had been accepted.
+    old.event("$no", 6, 6, text=topic, group=2)
+    old.state(5, 2, ("m.room.topic", "", "$late"))
+    old.event("$late", 7, 7, text=topic, group=5)
+    for event_id in ("$no", "$late"):
+        old.statements.append(f"INSERT INTO rejections VALUES ('{event_id}', 'auth_error', '1')")
     database = old.opened_on(place)
-    message, second, third, fourth, none = database.history("!r:x", BEGINNING, 9)
+    message, second, third, fourth, none, *rejected = database.history("!r:x", BEGINNING, 9)
     create = {("m.room.create", ""): "$create"}
     assert database.states.state_before(message) == {**create, ("m.room.topic", ""): "$t2"}
     assert database.states.state_before(second) == {**create, ("m.room.topic", ""): "$t1"}
     assert database.states.state_before(third) == create
     assert database.states.state_before(fourth) == {**create, ("m.room.topic", ""): "$t3"}
     assert database.states.state_before(none) == {}
+    for event in rejected:
+        assert database.states.state_before(event) == {**create, ("m.room.topic", ""): "$t2"}
     # Where what was before is not to be had, it is not guessed either.
-    before = database.states.groups_before([message, second, third, fourth, none])
-    assert before == {"$m": 2, "$t2": 1}
+    before = database.states.groups_before([message, second, third, fourth, none, *rejected])
+    assert before == {"$m": 2, "$t2": 1, "$no": 2, "$late": 2}
 
 
 def test_entries_of_states(place: Any) -> None:
