@@ -52,6 +52,7 @@ class Background(Generic[Request, Progress]):
         self._trouble = trouble
         self._at_once = at_once
         self._running: set[str] = set()
+        self._troubled_ms: dict[str, int] = {}
 
     def started(self, job: Job[Request, Progress]) -> None:
         """Begins a new job at once where this process is the one to run it."""
@@ -62,14 +63,29 @@ class Background(Generic[Request, Progress]):
         """Takes up jobs that were asked of other processes, or left by one that died."""
         if self._runner is None:
             return
-        for job in await self._store.unfinished():
+        jobs = await self._store.unfinished()
+        # What waits for the database is not to keep others waiting that may not have to.
+        for job in sorted(jobs, key=lambda job: self._troubled_ms.get(job.job_id, 0)):
             self._begin(job)
+
+    async def cancel(self, job_id: str) -> Job[Request, Progress]:
+        """Ends a job that has not begun, or asks one to stop, whichever process runs it.
+
+        Raises:
+            UnknownJob: there is none of that id and kind.
+            JobOver: it has ended.
+        """
+        job = await self._store.cancel(job_id)
+        if job.status is Status.CANCELLED and job.started_ts is None:
+            logger.info("Job %s of %s: cancelled before it began", job_id, job.room_id)
+            self._meter.ended(job)
+        return job
 
     def _begin(self, job: Job[Request, Progress]) -> None:
         runner = self._runner
         if runner is None or job.job_id in self._running:
             return
-        if len(self._running) >= self._at_once and not _is_called_off(job):
+        if len(self._running) >= self._at_once:
             return
         self._running.add(job.job_id)
 
@@ -88,25 +104,28 @@ class Background(Generic[Request, Progress]):
     async def _carry_out(
         self, runner: Runner[Request, Progress], job: Job[Request, Progress]
     ) -> bool:
-        """Carries a job out to its end, whatever that is; false if it has to wait."""
+        """Carries a job out to its end, whatever that is; false if it has to wait, or was over."""
         name = f"{runner.kind} {job.job_id} of {job.room_id}"
-        logger.info("%s: begins", name)
         try:
-            if _is_called_off(job):
-                job = attr.evolve(job, status=Status.CANCELLED)
-            else:
-                job = await runner.run(attr.evolve(job, error=None))
+            # Since it was looked up it may have been cancelled, or carried out by us.
+            begun = await self._store.begin(job.job_id)
+            if begun is None:
+                return False
+            logger.info("%s: begins", name)
+            job = await runner.run(attr.evolve(begun, error=None))
         except RepairError as e:
             job = await self._failed(job, str(e))
         except Exception as e:
             trouble = self._trouble(e)
             if trouble is not None:
+                self._troubled_ms[job.job_id] = self._clock.now_ms()
                 await self._wait(name, job, trouble)
                 return False
             # The message of an unknown error could hold anything; the log has it.
             logger.exception("%s: failed", name)
             reason = f"An unexpected {type(e).__name__} ended the job: see Synapse's log"
             job = await self._failed(job, reason)
+        self._troubled_ms.pop(job.job_id, None)
         job = await self._store.save(attr.evolve(job, finished_ts=self._clock.now_ms()))
         error = f": {job.error}" if job.error else ""
         logger.info("%s: %s, %s%s", name, job.status.value, runner.outcome(job), error)
@@ -129,8 +148,3 @@ class Background(Generic[Request, Progress]):
         except Exception as e:
             if self._trouble(e) is None:
                 raise
-
-
-def _is_called_off(job: Job[Request, Progress]) -> bool:
-    """Whether a job was cancelled before it began, so that there is nothing to carry out."""
-    return job.cancel_requested and job.status is Status.SCHEDULED

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import attr
 
+_NAMED = 10
+"""How many events an error names at most."""
+
 
 @attr.s(auto_exc=True, auto_attribs=True)
 class RepairError(Exception):
@@ -187,6 +190,18 @@ class StepFailed(RepairError):
 
     def __str__(self) -> str:
         return f"Event {self.event_id}: {self.reason}"
+
+
+@attr.s(auto_exc=True, auto_attribs=True)
+class NotStored(RepairError):
+    """A job has done all that it was to do but for events at which Synapse itself failed."""
+
+    event_ids: tuple[str, ...]
+
+    def __str__(self) -> str:
+        more = len(self.event_ids) - _NAMED
+        named = ", ".join(self.event_ids[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+        return f"Synapse failed to store {named}, and its log says why: all the rest is done"
 
 
 @attr.s(auto_exc=True, auto_attribs=True)

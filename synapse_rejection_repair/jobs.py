@@ -15,7 +15,13 @@ from synapse_rejection_repair.domain.passes import Passes
 from synapse_rejection_repair.domain.plan import Plan
 from synapse_rejection_repair.domain.repair import RepairJob, RepairProgress, RepairRequest
 from synapse_rejection_repair.domain.steps import Action
-from synapse_rejection_repair.errors import RepairError, StateNotReached, StepFailed
+from synapse_rejection_repair.errors import (
+    NotInRoom,
+    NotStored,
+    RepairError,
+    StateNotReached,
+    StepFailed,
+)
 from synapse_rejection_repair.planner import Planner
 from synapse_rejection_repair.ports import Clock, FactsReader, RoomReader, RoomWriter
 from synapse_rejection_repair.ports_gaps import GapFiller
@@ -85,7 +91,12 @@ class RepairRunner(Runner[RepairRequest, RepairProgress]):
             return await self._passes(job)
 
     async def _begin(self, job: RepairJob) -> RepairJob:
-        await self.rooms.require_repairable(job.room_id)
+        try:
+            await self.rooms.require_repairable(job.room_id)
+        except NotInRoom:
+            # What a repair accepts may take this server out of the room, long before its end.
+            if job.started_ts is None:
+                raise
         position = job.progress.start_position
         if position is None:
             position = await self.rooms.position(job.room_id)
@@ -139,6 +150,9 @@ class RepairRunner(Runner[RepairRequest, RepairProgress]):
             if not missing:
                 done = accepted + plan.rejected
                 job = await self._progress(job, rejected=plan.rejected, done=done)
+                not_stored = self.writer.not_stored(job.room_id)
+                if not_stored:
+                    raise NotStored(tuple(not_stored))
                 return attr.evolve(job, status=Status.COMPLETE)
             # Last, since Synapse would reject it by what was rejected.
             passes = passes.asking(missing)

@@ -97,8 +97,9 @@ class Planner:
         ref = await draft.events.after_all(extremities)
         final = facts.current_state if ref is None else await draft.events.states.full(ref)
         borrowed = tuple(draft.borrowed.values())
+        dropped = not facts.current_state and not await self.states.joined_here(final)
         return await self.clock.in_thread(
-            complete, facts, scope, deliver, steps, extremities, final, borrowed
+            complete, facts, scope, deliver, steps, extremities, final, borrowed, dropped
         )
 
     async def verdicts(self, facts: RoomFacts, roots: Collection[str]) -> dict[str, Verdict]:

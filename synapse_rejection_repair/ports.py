@@ -129,6 +129,12 @@ class DagReader(Protocol):
     async def state_groups(self, event_ids: Collection[str]) -> dict[str, int]:
         """The stored state group of each of the events that has one."""
 
+    async def replaced(self, event_ids: Collection[str]) -> dict[str, str | None]:
+        """The event that each of some events replaces in the state, as noted with it.
+
+        `None` if it replaces none; left out where what is stored of it cannot be read.
+        """
+
     async def stream_orderings(self, event_ids: Collection[str]) -> dict[str, int]:
         """The order in which this server stored each of the events."""
 
@@ -160,6 +166,9 @@ class StateReader(Protocol):
         self, room_id: str, room_version: str, states: Sequence[StateIds], checker: Checker
     ) -> StateIds:
         """Synapse's state resolution of several states, with the checker's accepted events."""
+
+    async def joined_here(self, state: StateIds) -> bool:
+        """Whether a user of this server is joined in a state, by what is stored."""
 
 
 class Checker(Protocol):
@@ -237,6 +246,9 @@ class RoomWriter(Protocol):
             room_id: the room.
             work: what to do; gives the plan that it carried out.
         """
+
+    def not_stored(self, room_id: str) -> list[str]:
+        """The events of a room that could not be stored since it was attended to."""
 
     def attending(self, room_id: str) -> AbstractContextManager[None]:
         """While it lasts, what arrives in the room is looked at again before it is stored."""

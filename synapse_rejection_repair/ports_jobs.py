@@ -33,6 +33,15 @@ class JobStore(Protocol[Request, Progress]):
     async def unfinished(self) -> list[Job[Request, Progress]]:
         """The jobs that are not over in rooms whose events this process writes."""
 
+    async def begin(self, job_id: str) -> Job[Request, Progress] | None:
+        """Takes a job up that is scheduled or was left; `None` if it is over.
+
+        It is active then, so that it does not end by being cancelled alone.
+
+        Raises:
+            UnknownJob: there is none of that id and kind.
+        """
+
     async def save(self, job: Job[Request, Progress]) -> Job[Request, Progress]:
         """Writes a job's progress or end; gives it back with any request to cancel it."""
 
@@ -40,7 +49,7 @@ class JobStore(Protocol[Request, Progress]):
         """Whether the job has been asked to stop."""
 
     async def cancel(self, job_id: str) -> Job[Request, Progress]:
-        """Asks a job to stop at the next opportunity.
+        """Ends a job that has not begun, or asks one to stop at the next opportunity.
 
         Raises:
             UnknownJob: there is none of that id and kind.

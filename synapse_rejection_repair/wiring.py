@@ -20,10 +20,12 @@ from synapse_rejection_repair.adapter.dag import SynapseDag
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.defects import DefectScan
 from synapse_rejection_repair.adapter.facts import SynapseFacts
+from synapse_rejection_repair.adapter.failures import Failures
 from synapse_rejection_repair.adapter.gaps import GapReader
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.integrity import IntegrityCheck
 from synapse_rejection_repair.adapter.jobstore import SynapseJobStore, prepare_tables
+from synapse_rejection_repair.adapter.latecomers import Latecomers
 from synapse_rejection_repair.adapter.listings import Listings
 from synapse_rejection_repair.adapter.mending import RoomMending
 from synapse_rejection_repair.adapter.metrics import RepairMeter
@@ -62,6 +64,7 @@ from synapse_rejection_repair.rest.rooms import (
     RoomsServlet,
 )
 from synapse_rejection_repair.rest.undo import UndoServlet
+from synapse_rejection_repair.starting import until_it_succeeds
 from synapse_rejection_repair.undo import Undoing, UndoPlanner, UndoService
 from synapse_rejection_repair.wiring_imports import wire_imports
 from synapse_rejection_repair.wiring_watch import wire_watch
@@ -91,7 +94,7 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
     base = config.path
     clock = ReactorClock(hs)
     database = Database(hs)
-    states = SynapseStates(hs)
+    states = SynapseStates(hs, database)
     soft_failures = SoftFailureReader(database, clock)
     rejected = RejectedEvents(hs, database, clock)
     listings = Listings(database, rejected, clock)
@@ -101,9 +104,10 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
     dag = SynapseDag(database, soft_failures)
     facts = SynapseFacts(database, rooms, dag, scan, soft_failures, gaps)
     integrity = IntegrityCheck(hs)
+    failures = Failures()
 
     def make_checker(room_version: str) -> EventChecker:
-        return EventChecker(hs, database, integrity, clock, room_version)
+        return EventChecker(hs, database, integrity, clock, failures, room_version)
 
     def this_process_writes(room_id: str) -> bool:
         return writes_room(hs, room_id)
@@ -126,12 +130,15 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         hooks = PersistenceHooks(hs)
         rest = _REST_SHARED if database.shared_connection else _REST
         arrivals = ArrivalHooks(hs)
-        mending = RoomMending(hs, database, dag, hooks, resolved)
+        mending = RoomMending(hs, database, dag, states, hooks, resolved)
         contexts = EventContexts(hs, dag, states)
         writer = SynapseWriter(
-            hs, database, dag, contexts, resolved, hooks, mending, arrivals, clock
+            hs, database, dag, contexts, resolved, hooks, mending, arrivals, failures, clock
         )
-        undo_writer = SynapseUndoWriter(hs, database, history, mending, resolved, clock)
+        latecomers = Latecomers(hs, database, contexts, states)
+        undo_writer = SynapseUndoWriter(
+            hs, database, history, mending, hooks, latecomers, resolved, clock
+        )
         undoing = Undoing(store, undo_planner, undo_writer, clock)
 
         def servers_to_ask(room_id: str, sender: str) -> Awaitable[list[str]]:
@@ -174,7 +181,7 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         RepairServlet(base, service, clock),
         JobsServlet(base, "repairs", store, serialise.repair),
         JobStatusServlet(base, "repairs", store, serialise.repair),
-        RepairCancelServlet(base, "repairs", store, serialise.repair),
+        RepairCancelServlet(base, "repairs", store, serialise.repair, background.cancel),
         UndoServlet(base, undo_service),
     ):
         servlet.register(resource)
@@ -208,13 +215,16 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         await imports.poll()
 
     async def begin() -> None:
-        await prepare_tables(database)
+        await until_it_succeeds(
+            "The tables", lambda: prepare_tables(database), clock, database.trouble
+        )
         resource.ready()
-        await poll()
         api.looping_background_call(
             poll, _POLL_MS, desc="rejection_repair_poll", run_on_all_instances=True
         )
-        await begin_watch()
+        # By itself: where it fails, the loop looks again, and all else begins.
+        spawn(poll)
+        await until_it_succeeds("The watch", begin_watch, clock, database.trouble)
         if is_main(hs):
             await rejected.warm()
 

@@ -133,7 +133,7 @@ def wire_imports(
         JobStatusServlet(base, "imports", store, serialise.import_),
         ImportSkippedServlet(base, store, skipped),
         ImportSkippedMediaServlet(base, store, skipped),
-        JobCancelServlet(base, "imports", store, serialise.import_),
+        JobCancelServlet(base, "imports", store, serialise.import_, background.cancel),
     ):
         servlet.register(resource)
     return background

@@ -51,7 +51,8 @@ def wire_watch(
         healer: repairs without an admin; `None` where that is not configured.
 
     Returns:
-        What begins to write, once the module's tables are there.
+        What begins to write, once the module's tables are there; to be called again
+        where it raises.
     """
 
     def heard(check: str | None) -> None:
@@ -71,12 +72,13 @@ def wire_watch(
         await watch.poll()
 
     async def begin() -> None:
+        # Nothing below fails: what has begun must not begin twice.
         await watch.start()
         api.looping_background_call(
             poll, _POLL_MS, desc="rejection_repair_watch", run_on_all_instances=True
         )
         if api.should_run_background_tasks():
-            await channel.check()
             api.looping_background_call(announcer.poll, _POLL_MS, desc="rejection_repair_announce")
+            api.run_as_background_process("rejection_repair_check_channel", channel.check)
 
     return begin

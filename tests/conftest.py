@@ -74,7 +74,8 @@ def braked(
     database: Database | None = None
     if flavour.database == "postgres":
         database = request.getfixturevalue("postgres").create_database()
-    with braked_pair(tmp_path_factory.mktemp("braked"), database) as made:
+    folder = tmp_path_factory.mktemp("braked")
+    with braked_pair(folder, database, INSTALLS[flavour.b]) as made:
         yield made
 
 

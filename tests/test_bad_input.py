@@ -319,9 +319,11 @@ def _raw_bodies() -> Iterator[Case]:
     cancel = "/v1/repairs/{done}/cancel"
     yield Case("cancel-half", cancel, "M_NOT_JSON", "", "POST", raw=b"{")
     yield Case("cancel-list", cancel, "M_BAD_JSON", "", "POST", raw=b"[]")
-    # The last of two wins, as ever in Python; here both are refused for what they say.
-    twice = real + b', "dryrun": true, "dry_run": false}'
-    yield Case("raw-twice", REPAIR, BAD, "'dryrun' is not known", "POST", raw=twice)
+    # The last of two would win, as ever in Python.
+    said = "'dry_run' is given more than once"
+    for id, path in (("repair", REPAIR), ("undo", "/v1/repairs/{done}/undo")):
+        for twice in (b'{"dry_run": true, "dry_run": false}', real + b', "dry_run": false}'):
+            yield Case(f"raw-twice-{id}", path, "M_BAD_JSON", said, "POST", raw=twice)
     infinite = real + b', "since_ts": 1e999}'
     yield Case("raw-overflow", REPAIR, BAD, "'since_ts' must be a time", "POST", raw=infinite)
     # What curl says of every body by default makes Twisted look for a form in it.

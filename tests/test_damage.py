@@ -21,7 +21,7 @@ from tests.harness.federation import Pair, Room
 from tests.harness.hostile import grab
 from tests.harness.incident import Incident, make_incident, promote
 from tests.harness.losing import everywhere, lose, lose_message, lose_state
-from tests.harness.repairing import diagnosis, dry_run, health, repair
+from tests.harness.repairing import diagnosis, dry_run, finished, health, repair
 
 SQLITE = pytest.mark.parametrize("pair", [flavours.NEWEST], indirect=True)
 POSTGRES = pytest.mark.parametrize("pair", [flavours.SLOW_POSTGRES], indirect=True)
@@ -613,6 +613,16 @@ def test_what_cannot_be_judged_is_left_as_the_known_cure_left_it(pair: Pair) -> 
     assert room.b.rejected(r) == {tampered.bad["signature"]}
 
 
+UNREADABLE = {
+    "cut": ("json", "{"),
+    "list": ("json", "[]"),
+    "marks_cut": ("internal_metadata", "{,}"),
+    "marks_null": ("internal_metadata", "null"),
+    "marks_list": ("internal_metadata", "[]"),
+}
+"""What no object can be read from: each in its column."""
+
+
 @SQLITE
 def test_damaged_rows_fail_no_call(pair: Pair) -> None:
     # What Synapse itself cannot read any more (and says so in its log).
@@ -622,13 +632,22 @@ def test_damaged_rows_fail_no_call(pair: Pair) -> None:
         garbage=lambda event: event.update(prev_events=7, auth_events=[[]]),
         empty=lambda event: event.clear(),
         gone=lambda event: None,
+        **dict.fromkeys(
+            ["cut", "list", "marks_cut", "marks_null", "marks_list"], lambda event: None
+        ),
     )
     room, r, bob = tampered.room, tampered.room.room_id, tampered.room.bob
     pair.b.stop()
     pair.b.database.execute("DELETE FROM event_json WHERE event_id = ?", tampered.bad["gone"])
+    for name, (column, text) in UNREADABLE.items():
+        sql = f"UPDATE event_json SET {column} = ? WHERE event_id = ?"
+        assert pair.b.database.execute(sql, text, tampered.bad[name]) == 1
     pair.b.start()
     rejected = room.b.rejected(r)
     assert rejected == {*tampered.bad.values(), *tampered.sound}
+    # What Synapse itself has noted of an event is no part of it.
+    for name in ("marks_cut", "marks_null", "marks_list"):
+        tampered.sound.add(tampered.bad.pop(name))
 
     listed = bob.repair_api("GET", f"/rooms{quoted(r)}/rejections")
     assert {row["event_id"] for row in listed["rejections"]} == rejected
@@ -640,10 +659,37 @@ def test_damaged_rows_fail_no_call(pair: Pair) -> None:
     for name, event_id in tampered.bad.items():
         assert verdicts[event_id]["verdict"] in ("reject", "unknown"), name
         assert verdicts[event_id]["error"], name
+    for name in ("gone", "cut", "list"):
+        assert verdicts[tampered.bad[name]]["verdict"] == "unknown", name
     done = repair(bob, r, force=force)
     assert done["accepted"] == len(tampered.sound)
     assert room.b.rejected(r) == {*force}
     assert repair(bob, r)["accepted"] == 0
+
+
+@SQLITE
+def test_an_accepted_event_that_cannot_be_read_is_left_as_it_is(pair: Pair) -> None:
+    room = pair.room("10")
+    r, bob = room.room_id, room.bob
+    topic = lose_state(room, "m.room.topic", {"topic": "Lost"})
+    broken = room.alice.send_message(r, "Broken")
+    last = room.alice.send_message(r, "Last")
+    everywhere(room, broken, last)
+    pair.b.stop()
+    sql = "UPDATE event_json SET json = ?, internal_metadata = ? WHERE event_id = ?"
+    pair.b.database.execute(sql, "[]", "{,}", broken)
+    pair.b.start()
+    state = compare.states_after(room.b, r)
+    health(bob, r)
+    assert dry_run(bob, r)["summary"]["restate"] == 0
+    assert repair(bob, r)["accepted"] == 1
+    assert room.b.rejected(r) == set()
+    assert compare.states_after(room.b, r)[topic] == {
+        **state[topic],
+        ("m.room.topic", ""): topic,
+    }
+    assert compare.states_after(room.b, r)[broken] == state[broken]
+    assert repair(bob, r)["total"] == 0
 
 
 @SQLITE
@@ -663,3 +709,52 @@ def test_a_lost_message_stays_lost_where_its_words_are_not_known(pair: Pair) -> 
     repair(room.bob, r)
     assert room.b.rejected(r) == set()
     assert room.bob.event(r, message)["content"] == {}
+
+
+@BOTH
+def test_what_users_made_of_damaged_events_is_kept(pair: Pair) -> None:
+    room = pair.room("10")
+    r, carol, database = room.room_id, room.carol, room.b.database
+    gone = room.b.register(f"gone{carol.user_id[6:].partition(':')[0]}")
+    gone.join(r)
+    gone.leave(r)
+    gone.call("POST", f"/_matrix/client/v3/rooms{quoted(r)}/forget", {})
+    thread = room.alice.send_message(r, "A thread begins")
+    everywhere(room, thread, carol.send_message(r, "She takes part"))
+    mine = carol.send_message(r, "Mine")
+    everywhere(room, mine)
+    database.execute(
+        "INSERT INTO thread_subscriptions"
+        " (stream_id, instance_name, room_id, event_id, user_id, subscribed, automatic)"
+        " VALUES (?, 'master', ?, ?, ?, TRUE, FALSE)",
+        1 + (database.value("SELECT MAX(stream_id) FROM thread_subscriptions") or 0),
+        r,
+        thread,
+        carol.user_id,
+    )
+    memberships = "SELECT event_id, forgotten, participant FROM room_memberships WHERE user_id = ?"
+    of_users = {
+        "who has forgotten": (f"{memberships} AND membership = 'leave'", gone.user_id),
+        "who takes part": (f"{memberships} AND room_id = ?", carol.user_id, r),
+        "who follows": ("SELECT * FROM thread_subscriptions WHERE event_id = ?", thread),
+        "who has sent": ("SELECT * FROM event_txn_id_device_id WHERE event_id = ?", mine),
+    }
+
+    def rows() -> dict[str, list[Any]]:
+        return {name: database.query(*query) for name, query in of_users.items()}
+
+    before = rows()
+    assert before["who has forgotten"][0][1] and before["who takes part"][0][2]
+    assert all(len(found) == 1 for found in before.values()), before
+    damaged = [thread, mine, *(before[name][0][0] for name in [*before][:2])]
+    for event_id in damaged:
+        assert database.execute("DELETE FROM event_edges WHERE event_id = ?", event_id)
+    assert health(room.bob, r) == {"missing_edges": len(damaged)}
+    repaired = repair(room.bob, r)
+    assert repaired["accepted"] == len(damaged)
+    assert rows() == before
+    undo = f"/repairs{quoted(repaired['repair_id'])}/undo"
+    job = room.bob.repair_api("POST", undo, {"dry_run": False})
+    assert finished(room.bob, job["repair_id"])["status"] == "complete"
+    assert health(room.bob, r)["missing_edges"] == len(damaged)
+    assert rows() == before

@@ -18,6 +18,7 @@ from tests.harness.hostile import HostilePeer
 from tests.harness.losing import everywhere, lose_state, settled
 from tests.harness.repairing import dry_run, finished, health, progress, repair, start
 from tests.harness.server import Server
+from tests.harness.syncing import SyncedRoom
 from tests.harness.waiting import wait_for
 
 _BOTH = pytest.mark.parametrize(
@@ -163,6 +164,44 @@ def test_what_was_said_while_this_server_was_not_in_the_room_is_none_of_its_gaps
     assert done["fetched"] == 0 and story.gone == {*missed}
     assert room.b.rejected(r) == set()
     assert room.bob.get_state(r, "m.room.topic") == {"topic": "Lost"}
+
+
+@_BOTH
+def test_an_invite_at_the_end_that_is_here_as_an_outlier_alone(pair: Pair) -> None:
+    room = pair.room("11")
+    r, alice, bob = room.room_id, room.alice, room.bob
+    guest = room.b.register("guest")
+    client = SyncedRoom(r)
+    synced = bob.sync()
+    client.apply(synced)
+    levels = alice.get_state(r, "m.room.power_levels")
+    users = {**levels.get("users", {}), room.carol.user_id: 50}
+    lose_state(room, "m.room.power_levels", {**levels, "users": users})
+    room.b.wait_for_event(alice.send_message(r, "Rejected"))
+    alice.invite(r, guest.user_id)
+    invite = compare.current_state(room.a, r)["m.room.member", guest.user_id]
+    # B has signed it, and rejected what came of it as of all events.
+    sent = "SELECT last_successful_stream_ordering FROM destinations WHERE destination = ?"
+    position = "SELECT stream_ordering FROM events WHERE event_id = ?"
+    wait_for(
+        lambda: room.a.database.value(sent, room.b.name) >= room.a.database.value(position, invite),
+        what="A to have sent the invite",
+    )
+    outlier = "SELECT outlier FROM events WHERE event_id = ?"
+    assert room.b.database.value(outlier, invite) and invite not in room.b.rejected(r)
+
+    assert health(bob, r) == {"wrongly_rejected": 2, "gaps": 1}
+    assert dry_run(bob, r)["gaps"] == [{"event_id": invite, "cited_by": []}]
+    repair(bob, r)
+    assert differences(room) == {}
+    client.apply(bob.sync(synced["next_batch"]))
+    assert client.state["m.room.member", guest.user_id] == invite
+    assert bob.members(r, membership=None)[guest.user_id] == "invite"
+    assert health(bob, r) == {}
+    assert repair(bob, r)["total"] == 0
+    guest.join(r, via=room.a.name)
+    everywhere(room, guest.send_message(r, "Here I am"))
+    assert differences(room) == {}
 
 
 @_BOTH

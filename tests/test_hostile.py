@@ -7,6 +7,8 @@ verdict is the right one, and B's is to be the same after the repair.
 from __future__ import annotations
 
 import json
+import random
+import string
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,12 +17,13 @@ import pytest
 
 from tests.harness import compare, flavours
 from tests.harness.client import JsonDict
+from tests.harness.database import PostgresDatabase
 from tests.harness.federation import Pair, Room
 from tests.harness.flavours import Flavour
 from tests.harness.forging import POWER, Forger
 from tests.harness.hostile import HostilePeer
 from tests.harness.incident import promote
-from tests.harness.repairing import diagnosis, dry_run, health, repair
+from tests.harness.repairing import diagnosis, dry_run, finished, health, repair, start
 
 TEXT = {"msgtype": "m.text", "body": "Forged"}
 
@@ -499,3 +502,130 @@ def test_a_huge_depth_misleads_nobody(pair: Pair) -> None:
     assert repair(room.bob, r)["accepted"] == 4
     assert compare.differences(room) == {}
     assert health(room.bob, r) == {}
+
+
+# What cannot be stored.
+
+EVERYWHERE = pytest.mark.parametrize(
+    "pair",
+    [flavours.NEWEST, flavours.SLOW_OLDEST, flavours.SLOW_POSTGRES],
+    indirect=True,
+)
+
+_UNSTORABLE: dict[str, JsonDict] = {
+    "labels that are no list": {**TEXT, "org.matrix.labels": 1},
+    "a label twice": {**TEXT, "org.matrix.labels": ["a", "a"]},
+    "a label that is no text": {**TEXT, "org.matrix.labels": ["a", ["b"]]},
+}
+_LONG = "".join(random.Random(1).choices(string.ascii_letters + string.digits, k=5000))
+_UNSTORABLE_ON_POSTGRES: dict[str, JsonDict] = {
+    "NUL in a label": {**TEXT, "org.matrix.labels": ["a\0"]},
+    "NUL in a key": {"rel_type": "m.annotation", "event_id": "$it", "key": "a\0"},
+    "NUL in a type of relations": {"rel_type": "a\0", "event_id": "$it"},
+    "NUL in what is related to": {"rel_type": "m.thread", "event_id": "$it\0"},
+    "a long label": {**TEXT, "org.matrix.labels": [_LONG]},
+    "a long key": {"rel_type": "m.annotation", "event_id": "$it", "key": _LONG},
+    "a long type of relations": {"rel_type": _LONG, "event_id": "$it"},
+    "a long id": {"rel_type": "m.thread", "event_id": "$" + _LONG},
+}
+_STORABLE: dict[str, JsonDict] = {
+    "no labels": {**TEXT, "org.matrix.labels": []},
+    "two labels": {**TEXT, "org.matrix.labels": ["a", "b"]},
+    "labels as Synapse takes them": {**TEXT, "org.matrix.labels": {"a": 1, "b": 1}},
+    "a key of the greatest length": {
+        "rel_type": "m.annotation",
+        "event_id": "$it",
+        "key": "\U0001f40c" * 500,
+    },
+}
+
+
+@EVERYWHERE
+def test_what_cannot_be_stored_as_accepted_holds_nothing_up(pair: Pair) -> None:
+    room = pair.room("10")
+    r, alice = room.room_id, room.alice
+    x = lose(room, "m.room.power_levels", lambda: promote(room, room.carol, 50))
+    said = alice.send_message(r, "Lost")
+    room.b.wait_for_event(said)
+    forger = Forger(room)
+    peer, rights = forger.peer, forger.auth(forger.peer.current_state(), alice)
+
+    def send(type: str, content: JsonDict, prev: str, state_key: str | None = None) -> str:
+        # To B alone: no Synapse stores these, unless it rejects them.
+        if "rel_type" in content:
+            type, content = "m.reaction", {"m.relates_to": content}
+        event, event_id = peer.forge(
+            type,
+            alice.user_id,
+            content,
+            state_key=state_key,
+            prev_events=[prev],
+            auth_events=rights,
+            depth=60,
+        )
+        assert peer.send(room.b, event) == {event_id: {}}
+        room.b.wait_for_event(event_id)
+        return event_id
+
+    postgres = isinstance(room.b.database, PostgresDatabase)
+    bad, good = dict(_UNSTORABLE), dict(_STORABLE)
+    (bad if postgres else good).update(_UNSTORABLE_ON_POSTGRES)
+    accept = {x: "x", said: "said"}
+    accept |= {send("m.room.message", content, said): name for name, content in good.items()}
+    reject = {send("m.room.message", content, said): name for name, content in bad.items()}
+    topic = {"topic": "Mine", "org.matrix.labels": 1}
+    topic_id = send("m.room.topic", topic, said, "")
+    reject[topic_id] = "the topic"
+    accept[send("m.room.message", TEXT, topic_id)] = "what follows the topic"
+    last = alice.send_message(r, "Lost as well")
+    room.b.wait_for_event(last)
+    accept[last] = "the last"
+    assert room.b.rejected(r) == {*accept, *reject}
+
+    told = {event["event_id"]: event for event in dry_run(room.bob, r)["events"]}
+    assert {reject[i] for i in reject if told[i]["verdict"] == "reject"} == {*reject.values()}
+    assert {accept[i] for i in accept if told[i]["verdict"] == "accept"} == {*accept.values()}
+    for event_id in reject:
+        assert told[event_id]["check"] == "validity"
+        assert len(told[event_id]["error"].split()) >= 3
+    forced = {e["event_id"]: e for e in dry_run(room.bob, r, force=[*reject])["events"]}
+    assert {forced[i]["verdict"] for i in reject} == {"reject"}
+    done = repair(room.bob, r)
+    assert (done["accepted"], done["rejected"]) == (len(accept), len(reject))
+    assert room.b.rejected(r) == {*reject}
+    assert compare.inconsistencies(room.b, r) == {}
+    assert health(room.bob, r) == {"rejected": len(reject)}
+    again = repair(room.bob, r)
+    assert (again["accepted"], again["rejected"]) == (0, len(reject))
+
+
+@EVERYWHERE
+def test_an_event_that_synapse_fails_to_store_holds_nothing_up(pair: Pair) -> None:
+    # Synapse cannot take a thread away that is not there any more.
+    room = pair.room("10")
+    r, alice, bob = room.room_id, room.alice, room.bob
+    root = alice.send_message(r, "A thread begins")
+    said = alice.send_in_thread(r, root, "In the thread")
+    room.wait_everywhere(said)
+    x = lose(room, "m.room.power_levels", lambda: promote(room, room.carol, 50))
+    lost = [alice.send_message(r, "Lost")]
+    redaction = alice.redact(r, said)
+    lost.append(alice.send_message(r, "Lost as well"))
+    room.b.wait_for_event(lost[-1])
+    assert room.b.rejected(r) == {x, redaction, *lost}
+    assert room.b.database.execute("DELETE FROM threads WHERE thread_id = ?", root) == 1
+
+    for accepted in (3, 0):
+        job = finished(bob, start(bob, r))
+        assert job["status"] == "failed"
+        assert redaction in job["error"] and "all the rest is done" in job["error"]
+        assert (job["accepted"], job["rejected"]) == (accepted, 1)
+        assert room.b.rejected(r) == {redaction}
+        assert compare.inconsistencies(room.b, r) == {}
+        told = {event["event_id"]: event for event in dry_run(bob, r)["events"]}
+        assert told[redaction]["verdict"] == "reject"
+        assert "StoreError" in told[redaction]["error"]
+    sql = "INSERT INTO threads VALUES (?, ?, ?, 1, 1)"
+    room.b.database.execute(sql, r, root, said)
+    assert repair(bob, r)["accepted"] == 1
+    assert compare.differences(room) == {}

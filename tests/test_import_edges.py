@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import string
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -387,22 +389,27 @@ def test_threads_across_a_gap(request: pytest.FixtureRequest, tmp_path: Path, ki
 
 
 @pytest.mark.postgres
-def test_nul_that_postgres_cannot_store(request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """One event that cannot be stored is left out: the rest arrives."""
+def test_texts_that_postgres_cannot_store(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Events that cannot be stored are left out: the rest arrives."""
     odd: list[str] = []
     postgres: Postgres = request.getfixturevalue("postgres")
 
     def react(world: OldWorld) -> None:
-        odd.append(world.alice.react(world.room_id, world.messages[0], "a\0b"))
+        r, alice, message = world.room_id, world.alice, world.messages[0]
+        odd.append(alice.react(r, message, "a\0b"))
+        long = "".join(random.Random(1).choices(string.ascii_letters, k=5000))
+        relation = {"rel_type": long, "event_id": message}
+        odd.append(alice.send_message(r, "Too long", **{"m.relates_to": relation}))
+        odd.append(alice.send_message(r, "Too long", **{"org.matrix.labels": [long]}))
         world.alice.send_message(world.room_id, "NUL in a text \0 is none in a column")
 
     with old_world(
         tmp_path, "11", messages=6, b_database=postgres.create_database(), spoil=react
     ) as world:
         theirs = accepted(world.a, world.room_id)
-        assert world.dry_run()["unreadable"] == 1
+        assert world.dry_run()["unreadable"] == len(odd)
         job = world.import_room()
-        assert (job["status"], job["skipped"]) == ("complete", {"malformed": 1}), job
+        assert (job["status"], job["skipped"]) == ("complete", {"malformed": len(odd)}), job
         assert theirs - accepted(world.b, world.room_id) == set(odd)
         assert world.b.errors_in_log() == []
 

@@ -18,12 +18,13 @@ import requests
 from tests.harness import compare, flavours
 from tests.harness.brake import brake
 from tests.harness.braked import PERSIST, Braked, braked_pair, keep, rewind
-from tests.harness.client import Client, JsonDict, MatrixError
+from tests.harness.client import Client, JsonDict, MatrixError, quoted
 from tests.harness.damage import Damage, assert_whole, make_damage
 from tests.harness.database import SqliteDatabase
 from tests.harness.federation import Room
 from tests.harness.hostile import HostilePeer, grab
-from tests.harness.losing import everywhere, lose_message, lose_state
+from tests.harness.incident import promote
+from tests.harness.losing import everywhere, lose, lose_message, lose_state
 from tests.harness.postgres import Postgres
 from tests.harness.repairing import dry_run, finished, health, progress, repair, start
 from tests.harness.server import Server
@@ -37,6 +38,8 @@ FORGET = "rejection_repair_forget_derived"
 TABLES = "rejection_repair_create_tables"
 LARGE = 240
 SMALL = 40
+AT_ONCE = 100
+"""How many events Synapse stores in one transaction."""
 
 
 @dataclass(frozen=True)
@@ -353,6 +356,25 @@ def test_a_repair_goes_on_after_sigterm(rewound: Rewound) -> None:
     assert [e for e in room.b.errors_in_log() if "rejection_repair" in e] == []
 
 
+@pytest.mark.slow
+def test_a_repair_of_a_room_that_is_deleted_meanwhile(braked: Braked) -> None:
+    room = braked.pair.room("10")
+    r, bob, damage = room.room_id, room.bob, make_damage(room, SMALL)
+    brake(braked.control, {"transaction": "rejection_repair_cancel_requested", "hold": 1})
+    job_id = start(bob, r)
+    damage.wait_until_half_done()
+    path = "/_synapse/admin/v2/rooms"
+    delete = bob.call("DELETE", path + quoted(r), {"purge": True, "force_purge": True})
+    status = path + quoted("delete_status", delete["delete_id"])
+    wait_for(lambda: bob.call("GET", status)["status"] == "complete", what="the room to go")
+    braked.release()
+    job = finished(bob, job_id)
+    assert job["status"] == "failed"
+    assert job["error"].endswith("it is not stored here any more")
+    sql = "SELECT COUNT(*) FROM events WHERE room_id = ?"
+    assert room.b.database.value(sql, r) == 0
+
+
 # Cancelling.
 
 
@@ -514,6 +536,58 @@ def test_killed_while_the_room_waits_for_the_last_pass(braked: Braked, moment: s
 
 
 # The database.
+
+
+@pytest.mark.slow
+@flavours.BOTH_DATABASES
+def test_killed_after_it_took_this_server_out_of_the_room(braked: Braked) -> None:
+    room = braked.pair.room("10")
+    r, b = room.room_id, room.b
+    x = lose(room, lambda: promote(room, room.carol, 50), type="m.room.power_levels")
+    lost = [x, room.alice.send_message(r, "Lost")]
+    for user in (room.carol, room.bob):
+        room.alice.kick(r, user.user_id)
+        sql = "SELECT event_id FROM room_memberships WHERE user_id = ? AND membership = 'leave'"
+        lost.append(room.a.database.value(sql, user.user_id))
+        b.wait_for_event(lost[-1])
+    # A tells B nothing any more: what follows comes from elsewhere, and lacks nothing.
+    peer = HostilePeer(room.a, r)
+    for _ in range(5):
+        made = [
+            peer.forge(
+                "m.room.message",
+                room.alice.user_id,
+                {"msgtype": "m.text", "body": f"No. {number}"},
+                prev_events=[lost[-1]],
+                depth=100 + len(lost),
+            )
+            for number in range(AT_ONCE // 4)
+        ]
+        peer.send(b, *(event for event, _ in made))
+        lost += [event_id for _, event_id in made]
+        for _, event_id in made:
+            b.wait_for_event(event_id)
+    assert b.rejected(r) == {*lost}
+
+    braked.kill_in(PERSIST, 2, "before")
+    begin(room.bob, r)
+    braked.wait_dead()
+    assert not b.rejected(r) & {*lost[:4]}
+    assert len(b.rejected(r)) == len(lost) - AT_ONCE
+    b.start()
+    job = finished(room.bob, only_repair(room)["repair_id"])
+    assert (job["status"], job["error"]) == ("complete", None)
+    assert (job["accepted"], job["rejected"]) == (len(lost), 0)
+    assert b.rejected(r) == set()
+    for table in ("current_state_events", "sliding_sync_joined_rooms"):
+        assert b.database.query(f"SELECT 1 FROM {table} WHERE room_id = ?", r) == []
+    sql = "SELECT DISTINCT membership FROM local_current_membership WHERE room_id = ?"
+    assert b.database.query(sql, r) == [("leave",)]
+    # It is a room like any that this server has left.
+    with pytest.raises(MatrixError) as refused:
+        dry_run(room.bob, r)
+    assert refused.value.status == 409
+    assert b.errors_in_log() == []
 
 
 @pytest.mark.postgres

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from tests.harness import compare, flavours
-from tests.harness.client import Client, MatrixError
+from tests.harness.client import Client, MatrixError, quoted
 from tests.harness.compare import differences, search
 from tests.harness.federation import Pair, Room
 from tests.harness.hostile import HostilePeer
@@ -249,6 +249,59 @@ def test_state_that_nobody_cites(room: Room) -> None:
     no_errors(room)
 
 
+def test_state_that_was_replaced_since(room: Room) -> None:
+    r, alice, bob = room.room_id, room.alice, room.bob
+    topic = lose_state(room, "m.room.topic", {"topic": "Lost"})
+    between = alice.send_message(r, "Between")
+    replacing = [alice.send_state(r, "m.room.topic", {"topic": "Not lost"})]
+    everywhere(room, between, *replacing)
+    # Of this key there was none before, so what comes next is the first one here.
+    first = lose_state(room, "org.example.state", {"number": 1})
+    replacing.append(alice.send_state(r, "org.example.state", {"number": 2}))
+    last = alice.send_message(r, "Last")
+    everywhere(room, *replacing, last)
+    assert room.b.rejected(r) == {topic, first}
+    shared = compare.shared_events(room)
+    right = HostilePeer(room.b, r).states_given(room.a, shared)
+
+    # The state after them is the same with what was lost, that before them is not.
+    plan = dry_run(bob, r)
+    assert plan["summary"]["restate"] == len([between, *replacing])
+    assert plan["summary"]["state_changes"] == []
+    client, since = synced(bob, room)
+    # What is in the running server's caches is to go.
+    shown = {bob.event(r, i)["unsigned"].get("replaces_state") for i in replacing}
+    assert shown.isdisjoint([topic, first])
+    rows = "SELECT {} FROM {} WHERE event_id = ?"
+    stored = [
+        (table, column, room.b.database.value(rows.format(column, table), event_id), event_id)
+        for table, column in (("event_json", "json"), ("event_to_state_groups", "state_group"))
+        for event_id in replacing
+    ]
+    repair(bob, r)
+    assert [bob.event(r, i)["unsigned"]["replaces_state"] for i in replacing] == [topic, first]
+    assert HostilePeer(room.a, r).states_given(room.b, shared) == right
+    assert differences(room) == {}
+    client.apply(bob.sync(since))
+    assert client.state["m.room.topic", ""] == replacing[0]
+    assert dry_run(bob, r)["summary"]["restate"] == 0
+    assert health(bob, r) == {}
+
+    # As a repair by an earlier version left it.
+    room.b.stop()
+    for table, column, value, event_id in stored:
+        room.b.database.execute(
+            f"UPDATE {table} SET {column} = ? WHERE event_id = ?", value, event_id
+        )
+    room.b.start()
+    assert health(bob, r) == {"stale_state": len(replacing)}
+    repair(bob, r)
+    room.b.restart()
+    assert HostilePeer(room.a, r).states_given(room.b, shared) == right
+    assert health(bob, r) == {}
+    no_errors(room)
+
+
 def test_a_server_acl_that_was_lost(room: Room) -> None:
     r, peer = room.room_id, HostilePeer(room.a, room.room_id)
     # Of addresses without a name, as all servers here have.
@@ -391,6 +444,11 @@ def test_a_local_user_who_was_kicked(room: Room) -> None:
 def test_all_local_users_were_kicked(room: Room) -> None:
     # What was lost takes this server out of the room.
     r = room.room_id
+    gone = room.b.register(f"gone{room.alice.user_id[6:].partition(':')[0]}")
+    gone.join(r)
+    gone.leave(r)
+    gone.call("POST", f"/_matrix/client/v3/rooms{quoted(r)}/forget", {})
+    wait_for(lambda: gone.user_id not in room.alice.members(r), what="A to see who left")
     kicks = [
         lose_membership(room, lambda user=user: room.alice.kick(r, user.user_id), user.user_id)  # type: ignore[misc]
         for user in (room.carol, room.bob)
@@ -401,6 +459,11 @@ def test_all_local_users_were_kicked(room: Room) -> None:
     done = repair(admin, r)
     assert (done["accepted"], done["rejected"]) == (2, 0)
     assert room.b.rejected(r) == set()
+    # It is no room of anybody's here, as Synapse has it: who shares it hears of nobody.
+    for table in ("current_state_events", "sliding_sync_joined_rooms"):
+        assert room.b.database.query(f"SELECT 1 FROM {table} WHERE room_id = ?", r) == []
+    sql = "SELECT forgotten FROM sliding_sync_membership_snapshots WHERE user_id = ?"
+    assert room.b.database.query(sql, gone.user_id) == [(1,)]
     for user, kick in zip((room.carol, room.bob), kicks, strict=True):
         sql = (
             "SELECT membership, event_id FROM local_current_membership"

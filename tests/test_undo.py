@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -12,8 +15,9 @@ from tests.harness.client import Client, JsonDict, MatrixError, quoted
 from tests.harness.damage import assert_whole, make_damage
 from tests.harness.federation import Room
 from tests.harness.flavours import Flavour
+from tests.harness.hostile import HostilePeer
 from tests.harness.incident import make_incident
-from tests.harness.losing import everywhere, lose_state
+from tests.harness.losing import everywhere, lose, lose_state
 from tests.harness.repairing import diagnosis, dry_run, finished, health, progress, repair
 from tests.harness.waiting import wait_for
 from tests.openapi import Contract, Judge
@@ -164,6 +168,146 @@ def test_threads_edits_and_redactions(braked: Braked) -> None:
     assert_same(before, facts(room))
     assert not room.bob.search(incident.WORD, [room.room_id])
     assert repair(room.bob, room.room_id)["accepted"] == len(incident.lost)
+    assert_whole(room)
+
+
+def test_relations_that_a_repaired_redaction_took_away(braked: Braked) -> None:
+    room = braked.pair.room("11")
+    r, alice, bob = room.room_id, room.alice, room.bob
+    root = alice.send_message(r, "Said well before")
+    reaction = alice.react(r, root, "👏")
+    edit = alice.edit(r, root, "Said better")
+    replies = [alice.send_in_thread(r, root, f"No. {number}") for number in range(2)]
+    other = alice.send_message(r, "Another thread")
+    lonely = alice.send_in_thread(r, other, "Alone in it")
+    twice = alice.react(r, root, "👍")
+    everywhere(room, root, reaction, edit, *replies, lonely, twice)
+    doomed = [reaction, edit, replies[-1], lonely, twice]
+    lost = {
+        lose(room, lambda: alice.redact(r, event_id), type="m.room.redaction")  # noqa: B023
+        for event_id in [*doomed, twice]
+    }
+    # This one stands, whatever becomes of the lost ones.
+    everywhere(room, alice.redact(r, twice))
+    related = {e["event_id"] for e in bob.relations(r, root)}
+    assert related == {reaction, edit, *replies}
+    before = facts(room)
+    repaired = repair(bob, r)
+    assert {e["event_id"] for e in bob.relations(r, root)} == {replies[0]}
+    assert_whole(room)
+
+    undone(bob, repaired["repair_id"])
+    assert room.b.rejected(r) == lost
+    assert {e["event_id"] for e in bob.relations(r, root)} == related
+    assert_same(before, facts(room))
+    repair(bob, r)
+    assert_whole(room)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("braked", flavours.ALL, indirect=True)
+def test_what_waits_meanwhile_is_not_stored_on_what_was_put_back(braked: Braked) -> None:
+    incident = make_incident(braked.pair.room("11"))
+    room, lost = incident.room, {*incident.lost}
+    r, bob, carol, alice = room.room_id, room.bob, room.carol, room.alice
+    before = compare.current_state(room.b, r)
+    repaired = repair(bob, r)
+    braked.hold(1, UNDO)
+    job = undo(bob, repaired["repair_id"], dry_run=False)["repair_id"]
+    wait_for(lambda: progress(bob, job)["status"] == "active")
+    # It has yet to get hold of the room's writes.
+    time.sleep(0.5)
+    with ThreadPoolExecutor() as pool:
+        waiting = [
+            pool.submit(bob.send_message, r, "What a time to say something"),
+            pool.submit(bob.react, r, incident.early_message, "⏳"),
+        ]
+        powerless = pool.submit(carol.send_state, r, "m.room.topic", {"topic": "Mine"})
+        theirs = alice.send_message(r, "And something on top of it all")
+        staged = "SELECT COUNT(*) FROM federation_inbound_events_staging WHERE event_id = ?"
+        wait_for(lambda: room.b.database.value(staged, theirs))
+        time.sleep(1)
+        assert not any(one.done() for one in [*waiting, powerless]), "they were to wait"
+        braked.release()
+        assert finished(bob, job)["status"] == "complete"
+        sent = [one.result() for one in waiting]
+        with pytest.raises(MatrixError) as error:
+            powerless.result()
+    assert (error.value.status, error.value.errcode) == (403, "M_FORBIDDEN")
+    room.b.wait_for_event(theirs)
+
+    assert room.b.rejected(r) == {*lost, theirs}
+    for event_id in sent:
+        event = pdu(room, event_id)
+        assert not lost & {*event["prev_events"], *event["auth_events"]}
+    assert compare.current_state(room.b, r) == before
+    assert compare.extremities(room.b, r) <= {*sent}
+    assert compare.inconsistencies(room.b, r) == {}
+    assert health(bob, r) == {"wrongly_rejected": len(lost) + 1}
+    everywhere(room, *sent)
+    assert repair(bob, r)["accepted"] == len(lost) + 1
+    assert_whole(room)
+    assert room.b.errors_in_log() == []
+
+
+@pytest.mark.slow
+def test_what_waits_beside_it_is_stored_as_it_came(braked: Braked) -> None:
+    room = braked.pair.room("11")
+    r, bob, alice = room.room_id, room.bob, room.alice
+    early = alice.send_message(r, "Before it")
+    everywhere(room, early)
+    topic = lose_state(room, "m.room.topic", {"topic": "Lost"})
+    repaired = repair(bob, r)
+    peer = HostilePeer(room.a, r)
+    content = {"msgtype": "m.text", "body": "On nothing of it"}
+    aside, innocent = peer.forge("m.room.message", alice.user_id, content, prev_events=[early])
+    braked.hold(1, UNDO)
+    job = undo(bob, repaired["repair_id"], dry_run=False)["repair_id"]
+    wait_for(lambda: progress(bob, job)["status"] == "active")
+    # It has yet to get hold of the room's writes.
+    time.sleep(0.5)
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(bob.send_message, r, "On top of it")
+        for server in (room.a, room.b):
+            peer.send(server, aside)
+        time.sleep(1)
+        assert not waiting.done(), "it was to wait"
+        braked.release()
+        ours = waiting.result()
+    assert finished(bob, job)["status"] == "complete"
+    everywhere(room, innocent, ours)
+    # Synapse has not judged it again, though it waited in one batch with what was refused.
+    assert "un-partial stated while processing the PDU" not in room.b.log_text()
+    assert "To be made or judged again" in room.b.log_text()
+    assert room.b.rejected(r) == {topic}
+    assert topic not in pdu(room, ours)["prev_events"]
+    repair(bob, r)
+    assert_whole(room)
+
+
+def pdu(room: Room, event_id: str) -> JsonDict:
+    sql = "SELECT json FROM event_json WHERE event_id = ?"
+    event: JsonDict = json.loads(room.b.database.value(sql, event_id))
+    return event
+
+
+def test_state_that_was_replaced_since(braked: Braked) -> None:
+    room = braked.pair.room("11")
+    lose_state(room, "m.room.topic", {"topic": "Lost"})
+    topic = room.alice.send_state(room.room_id, "m.room.topic", {"topic": "Not lost"})
+    # Of this key there was none before.
+    lose_state(room, "org.example.state", {"number": 1})
+    other = room.alice.send_state(room.room_id, "org.example.state", {"number": 2})
+    everywhere(room, topic, other)
+    before = facts(room)
+    shown = [room.bob.event(room.room_id, i)["unsigned"] for i in (topic, other)]
+    repaired = repair(room.bob, room.room_id)
+    assert_whole(room)
+    undone(room.bob, repaired["repair_id"])
+    assert_same(before, facts(room))
+    again = [room.bob.event(room.room_id, i)["unsigned"] for i in (topic, other)]
+    assert [u.get("replaces_state") for u in again] == [u.get("replaces_state") for u in shown]
+    assert repair(room.bob, room.room_id)["accepted"] == 2
     assert_whole(room)
 
 

@@ -10,6 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,7 +23,7 @@ import yaml
 
 from tests.harness.brake import brake
 from tests.harness.client import Client, JsonDict, MatrixError, quoted
-from tests.harness.compare import differences, search
+from tests.harness.compare import differences, inconsistencies, search
 from tests.harness.federation import Pair, Room, running
 from tests.harness.hostile import HostilePeer
 from tests.harness.incident import Incident, make_incident, promote
@@ -359,6 +360,37 @@ def test_cancelled_through_another_process(deployment: Deployment) -> None:
     outcome = finished(b.at(BACKGROUND, room.bob), job_id)
     assert outcome["status"] == "cancelled"
     assert outcome["accepted"] < len(lost)
+
+
+def test_what_waits_for_an_undo_is_made_again_by_another_process(deployment: Deployment) -> None:
+    b = deployment.b
+    room = deployment.room_on(PERSISTERS[1], "11")
+    lost = {*make_incident(room).lost}
+    repair_id = repair(b.at(MAIN, room.bob), room.room_id)["repair_id"]
+    brake(deployment.control, {"transaction": "rejection_repair_undo", "hold": 1})
+    path = "/repairs" + quoted(repair_id, "undo")
+    job_id = room.bob.repair_api("POST", path, {"dry_run": False})["repair_id"]
+    wait_for(lambda: progress(room.bob, job_id)["status"] == "active", what="the job to begin")
+    # It has yet to get hold of the room's writes.
+    time.sleep(0.5)
+    with ThreadPoolExecutor() as pool:
+        sent = pool.submit(b.at(CLIENTS, room.bob).send_message, room.room_id, "Now, of all times")
+        theirs = room.alice.send_message(room.room_id, "On top of it")
+        time.sleep(1)
+        assert not sent.done(), "it was to wait"
+        brake(deployment.control)
+        ours = sent.result()
+    assert finished(room.bob, job_id)["status"] == "complete"
+    b.wait_for_event(theirs)
+    assert b.rejected(room.room_id) == {*lost, theirs}
+    cited = "SELECT auth_id FROM event_auth WHERE event_id = ?"
+    followed = "SELECT prev_event_id FROM event_edges WHERE event_id = ?"
+    for sql in (cited, followed):
+        assert not lost & {i for (i,) in b.database.query(sql, ours)}
+    assert inconsistencies(b, room.room_id) == {}
+    room.a.wait_for_event(ours)
+    assert repair(room.bob, room.room_id)["accepted"] == len(lost) + 1
+    whole(room)
 
 
 def whole(room: Room) -> None:

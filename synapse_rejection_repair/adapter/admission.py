@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attr
 from signedjson.key import decode_verify_key_bytes, get_verify_key
 from signedjson.sign import verify_signed_json
 from signedjson.types import VerifyKey
-from synapse.api.constants import EventContentFields
 from synapse.api.errors import SynapseError
 from synapse.api.room_versions import KNOWN_ROOM_VERSIONS, RoomVersion
 from synapse.crypto.event_signing import check_event_content_hash
 from synapse.event_auth import validate_event_for_room_version
-from synapse.events import EventBase, relation_from_event
+from synapse.events import EventBase
 from synapse.events.utils import prune_event
 from synapse.federation.federation_base import event_from_pdu_json
 from synapse.server import HomeServer
 from synapse.storage.engines import PostgresEngine
 from unpaddedbase64 import decode_base64
 
-from synapse_rejection_repair.adapter.checker import MALFORMED
 from synapse_rejection_repair.adapter.integrity import signers
+from synapse_rejection_repair.adapter.storable import unstorable
+from synapse_rejection_repair.adapter.stored_events import MALFORMED
 from synapse_rejection_repair.domain.imports import Skip, Skipped
 from synapse_rejection_repair.domain.source import SourceEvent
 from synapse_rejection_repair.ports import Clock
@@ -86,7 +86,7 @@ class Admission:
         # Synapse's caching decorators hide the method's type.
         self._store: Any = hs.get_datastores().main
         self._clock = clock
-        self._stores_nul = not isinstance(self._store.database_engine, PostgresEngine)
+        self._postgres = isinstance(self._store.database_engine, PostgresEngine)
         own = get_verify_key(hs.signing_key)
         self._keys: _Keys = {(hs.hostname, f"{own.alg}:{own.version}"): own}
 
@@ -108,7 +108,7 @@ class Admission:
         """
         version = KNOWN_ROOM_VERSIONS[room_version]
         admitted, skipped = await self._clock.in_thread(
-            _admit_all, room_id, version, events, self._stores_nul
+            _admit_all, room_id, version, events, self._postgres
         )
         if keys_from is None:
             return admitted, skipped
@@ -135,11 +135,11 @@ class Admission:
 
 
 def _admit_all(
-    room_id: str, version: RoomVersion, events: Sequence[SourceEvent], stores_nul: bool
+    room_id: str, version: RoomVersion, events: Sequence[SourceEvent], postgres: bool
 ) -> tuple[list[Admitted], list[Skipped]]:
     admitted, skipped = [], []
     for event in events:
-        found = _admit(room_id, version, event, stores_nul)
+        found = _admit(room_id, version, event, postgres)
         if isinstance(found, Admitted):
             admitted.append(found)
         else:
@@ -148,7 +148,7 @@ def _admit_all(
 
 
 def _admit(
-    room_id: str, version: RoomVersion, source: SourceEvent, stores_nul: bool
+    room_id: str, version: RoomVersion, source: SourceEvent, postgres: bool
 ) -> Admitted | Skipped:
     if source.pdu is None:
         return Skipped(source.event_id, Skip.MISSING_JSON)
@@ -166,8 +166,9 @@ def _admit(
             pruned = bool(redacted.content != event.content)
             event = redacted
         validate_event_for_room_version(event)
-        if not stores_nul and any("\0" in text for text in _texts(event)):
-            return Skipped(source.event_id, Skip.MALFORMED, "PostgreSQL cannot store NUL")
+        why = unstorable(event, postgres=postgres)
+        if why is not None:
+            return Skipped(source.event_id, Skip.MALFORMED, why)
     except SynapseError as e:
         return Skipped(source.event_id, Skip.MALFORMED, e.msg)
     except (*MALFORMED, AssertionError):
@@ -175,17 +176,6 @@ def _admit(
     if source.soft_failed:
         event.internal_metadata.soft_failed = True
     return Admitted(source, event, pruned)
-
-
-def _texts(event: EventBase) -> Iterator[str]:
-    """What Synapse stores of an event as text, but for what it escapes or drops NUL in itself."""
-    yield from (event.type, event.sender, event.get_state_key() or "", event.redacts or "")
-    yield from (*event.prev_event_ids(), *event.auth_event_ids())
-    relation = relation_from_event(event)
-    if relation is not None:
-        yield from (relation.parent_id, relation.rel_type, relation.aggregation_key or "")
-    labels = event.content.get(EventContentFields.LABELS)
-    yield from (label for label in labels or () if isinstance(label, str))
 
 
 def _check_signatures(admitted: Sequence[Admitted], keys: Mapping[Any, VerifyKey]) -> list[Skipped]:

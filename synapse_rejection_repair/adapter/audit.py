@@ -63,6 +63,16 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ),
     (
         "synapse.storage.controllers.persist_events",
+        "EventsPersistenceStorageController._calculate_state_delta",
+        ("room_id", "current_state"),
+    ),
+    (
+        "synapse.storage.databases.main.events",
+        "DeltaState",
+        ("to_delete", "to_insert", "no_longer_in_room"),
+    ),
+    (
+        "synapse.storage.controllers.persist_events",
         "EventsPersistenceStorageController._get_new_state_after_events",
         ("room_id", "events_context", "old_latest_event_ids", "new_latest_event_ids"),
     ),
@@ -137,6 +147,11 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         ("dest", "room_id", "limit", "extremities"),
     ),
     (
+        "synapse.handlers.federation_event",
+        "FederationEventHandler.on_receive_pdu",
+        ("origin", "pdu"),
+    ),
+    (
         "synapse.storage.controllers.state",
         "StateStorageController.get_current_hosts_in_room_ordered",
         ("room_id",),
@@ -197,6 +212,7 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "make_event_from_dict",
         ("event_dict", "room_version", "internal_metadata_dict", "rejected_reason"),
     ),
+    ("synapse.events", "relation_from_event", ("event",)),
     (
         "synapse.events.snapshot",
         "EventContext.with_state",

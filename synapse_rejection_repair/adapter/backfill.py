@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
 
 from synapse.logging.context import run_in_background
 from synapse.server import HomeServer
+from synapse.types import get_domain_from_id
 from typing_extensions import override
 
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.gaps import GapReader
 from synapse_rejection_repair.adapter.nodes import read_nodes
+from synapse_rejection_repair.adapter.stored_events import read_stored
 from synapse_rejection_repair.domain.gaps import Gap
 from synapse_rejection_repair.ports import Clock
 from synapse_rejection_repair.ports_gaps import GapFiller
@@ -56,6 +59,7 @@ class Backfill(GapFiller):
         clock: Clock,
     ) -> None:
         self._handler = hs.get_federation_event_handler()
+        self._store = hs.get_datastores().main
         self._database = database
         self._gaps = gaps
         self._servers = servers
@@ -67,7 +71,8 @@ class Backfill(GapFiller):
     ) -> int:
         before = await self._lowest(room_id)
         cited_by = await read_nodes(self._database, {i for gap in gaps for i in gap.cited_by[:1]})
-        waiting = [(g.event_id, cited_by[g.cited_by[0]].sender) for g in gaps]
+        waiting = [(g.event_id, cited_by[g.cited_by[0]].sender) for g in gaps if g.cited_by]
+        await self._receive(room_id, [g.event_id for g in gaps if not g.cited_by])
         depths = [node.depth for node in cited_by.values()]
         repaired = await self._gaps.repaired_since(room_id)
         floor = await self._gaps.floor(room_id, depths if repaired is None else [*depths, repaired])
@@ -99,28 +104,55 @@ class Backfill(GapFiller):
 
     async def _ask(self, server: str, room_id: str, event_id: str) -> bool:
         """Asks a server; gives whether it has answered in time."""
-        answered: list[bool] = []
 
         async def backfill() -> None:
-            # What a peer writes is not repeated: whoever runs it could write anything.
-            try:
-                await self._handler.backfill(server, room_id, _LIMIT, [event_id])
-                answered.append(True)
-            except Exception as e:
-                logger.info("%s gives nothing of %s: %s", server, room_id, type(e).__name__)
-                answered.append(False)
+            await self._handler.backfill(server, room_id, _LIMIT, [event_id])
 
-        run_in_background(backfill)
-        deadline = self._clock.now_ms() + _SECONDS * 1000
-        while not answered and self._clock.now_ms() < deadline:
-            await self._clock.pause(_TICK)
-        if answered != [True]:
+        if not await self._in_time(server, room_id, backfill):
             return False
         # What has failed before, Synapse processes in the background.
         deadline = self._clock.now_ms() + _LATE_SECONDS * 1000
         while self._clock.now_ms() < deadline and not await self._gaps.here([event_id]):
             await self._clock.pause(_TICK)
         return True
+
+    async def _in_time(
+        self, server: str, room_id: str, work: Callable[[], Awaitable[None]]
+    ) -> bool:
+        """Whether some work that another server is asked in succeeds in time."""
+        done: list[bool] = []
+
+        async def finish() -> None:
+            # What a peer writes is not repeated: whoever runs it could write anything.
+            try:
+                await work()
+                done.append(True)
+            except Exception as e:
+                logger.info("%s gives nothing of %s: %s", server, room_id, type(e).__name__)
+                done.append(False)
+
+        run_in_background(finish)
+        deadline = self._clock.now_ms() + _SECONDS * 1000
+        while not done and self._clock.now_ms() < deadline:
+            await self._clock.pause(_TICK)
+        return done == [True]
+
+    async def _receive(self, room_id: str, event_ids: Collection[str]) -> None:
+        """Has Synapse receive outliers as if they came as all events do.
+
+        By `FederationEventHandler.on_receive_pdu` (read in Synapse 1.151.0 and 1.163.2), since
+        nobody has told clients of them as a part of the room, and the room may end with them: what
+        is backfilled never is its end.
+        """
+        if not event_ids:
+            return
+        version = await self._store.get_room_version(room_id)
+        for stored in await read_stored(self._database, event_ids):
+            event = stored.as_sent(version)
+            server = get_domain_from_id(event.sender)
+            await self._in_time(
+                server, room_id, partial(self._handler.on_receive_pdu, server, event)
+            )
 
     async def _behind(self, event_id: str, floor: int, before: int) -> list[tuple[str, str]]:
         """What is missing behind an event that has come, each with the sender of a follower."""

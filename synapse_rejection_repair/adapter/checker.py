@@ -17,12 +17,15 @@ from synapse.event_auth import (
 )
 from synapse.events import EventBase
 from synapse.server import HomeServer
+from synapse.storage.engines import PostgresEngine
 from typing_extensions import override
 
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.decided_events import DecidedEvents
+from synapse_rejection_repair.adapter.failures import Failures
 from synapse_rejection_repair.adapter.integrity import IntegrityCheck
-from synapse_rejection_repair.adapter.stored_events import read_stored
+from synapse_rejection_repair.adapter.storable import unstorable
+from synapse_rejection_repair.adapter.stored_events import MALFORMED, read_stored
 from synapse_rejection_repair.domain.model import (
     ACCEPTED,
     Check,
@@ -34,8 +37,8 @@ from synapse_rejection_repair.domain.model import (
 from synapse_rejection_repair.errors import StepFailed
 from synapse_rejection_repair.ports import Checker, Clock, StateLookup
 
-MALFORMED = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
-"""What Synapse raises, besides its own errors, of an event that is not formed as it expects."""
+_MISSING = Verdict(Outcome.UNKNOWN, Check.VALIDITY, "The event's JSON is missing")
+_UNREADABLE = Verdict(Outcome.UNKNOWN, Check.VALIDITY, "The event's JSON cannot be read")
 
 
 class EventChecker(Checker):
@@ -49,6 +52,7 @@ class EventChecker(Checker):
         database: its main database.
         integrity: verifies hashes and signatures.
         clock: lets the server breathe.
+        failures: events that could not be stored.
         room_version: the identifier of the room's version.
     """
 
@@ -58,16 +62,20 @@ class EventChecker(Checker):
         database: Database,
         integrity: IntegrityCheck,
         clock: Clock,
+        failures: Failures,
         room_version: str,
     ) -> None:
         self._store = hs.get_datastores().main
         self._compute_auth_events = hs.get_event_auth_handler().compute_auth_events
         self._database = database
+        self._postgres = isinstance(database.engine, PostgresEngine)
         self._integrity = integrity
         self._clock = clock
+        self._failures = failures
         self._room_version = KNOWN_ROOM_VERSIONS[room_version]
         self.known = DecidedEvents(database, self._room_version)
         self._batch: dict[str, EventBase] = {}
+        self._stored: set[str] = set()
         self._misnamed: dict[str, EventBase] = {}
         self._broken: dict[str, Verdict] = {}
         self._spam: set[str] = set()
@@ -79,12 +87,17 @@ class EventChecker(Checker):
     @override
     async def load(self, nodes: Sequence[Node], *, verify: bool = True) -> None:
         self._batch = {}
+        self._stored = set()
         self._misnamed = {}
         self._broken = {}
         self._spam = set()
         digests: dict[bytes, EventBase] = {}
         for stored in await read_stored(self._database, [node.event_id for node in nodes]):
             event_id = stored.event_id
+            self._stored.add(event_id)
+            if not stored.readable:
+                self._broken[event_id] = _UNREADABLE
+                continue
             try:
                 event = stored.as_received(self._room_version)
             except SynapseError as e:
@@ -117,15 +130,21 @@ class EventChecker(Checker):
         """A loaded event, as it would arrive: not rejected, not stored.
 
         Raises:
-            StepFailed: what is stored is not the event that the id names.
+            StepFailed: what is stored is not the event that the id names, or nothing is.
         """
-        if event_id not in self._batch:
+        if event_id in self._batch:
+            return self._batch[event_id]
+        if event_id in self._stored:
             raise StepFailed(event_id, "what is stored of it is not the event that its id names")
-        return self._batch[event_id]
+        raise StepFailed(event_id, "it is not stored here any more")
 
     def whatever_is_stored(self, event_id: str) -> EventBase:
-        """A loaded event, even if it is not the one that its id names."""
-        return self._batch.get(event_id) or self._misnamed[event_id]
+        """A loaded event, even if it is not the one that its id names.
+
+        Raises:
+            StepFailed: what is stored is no event, or nothing is.
+        """
+        return self._misnamed.get(event_id) or self.event(event_id)
 
     @override
     def auth_keys(self, node: Node) -> Collection[StateKey]:
@@ -133,6 +152,9 @@ class EventChecker(Checker):
 
     @override
     async def check(self, node: Node, state_before: StateLookup | None, *, force: bool) -> Verdict:
+        failed = self._failures.verdict(node)
+        if failed is not None:
+            return failed
         broken = self._broken.get(node.event_id)
         if broken is not None:
             # A damaged event that is not stored as such cannot be stored anew as rejected.
@@ -140,7 +162,7 @@ class EventChecker(Checker):
             return attr.evolve(broken, outcome=Outcome.UNKNOWN) if lost else broken
         event = self._batch.get(node.event_id)
         if event is None:
-            return Verdict(Outcome.UNKNOWN, Check.VALIDITY, "The event's JSON is missing")
+            return _MISSING
         verdict = await self.authorise(event, force=force)
         if not force and state_before is not None and verdict.accepted:
             verdict = await self._check_state_before(event, state_before)
@@ -155,9 +177,9 @@ class EventChecker(Checker):
             event: the event, stored or not.
             force: accept it though it fails the rules.
         """
-        verdict = _validity(event)
-        if verdict is not None:
-            return verdict
+        invalid = _invalid(event) or unstorable(event, postgres=self._postgres)
+        if invalid is not None:
+            return Verdict(Outcome.REJECT, Check.VALIDITY, invalid)
 
         auth_events = await self.known.read(event.auth_event_ids())
         missing = [a for a in event.auth_event_ids() if a not in auth_events]
@@ -217,9 +239,10 @@ def _words(error: Exception) -> str:
     return error.msg if isinstance(error, SynapseError) else "It is not formed as the rules expect"
 
 
-def _validity(event: EventBase) -> Verdict | None:
+def _invalid(event: EventBase) -> str | None:
+    """Why an event is not valid for its room's version; `None` if it is."""
     try:
         validate_event_for_room_version(event)
     except (AuthError, EventSizeError) as e:
-        return Verdict(Outcome.REJECT, Check.VALIDITY, e.msg)
+        return e.msg
     return None

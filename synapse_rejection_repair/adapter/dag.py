@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from synapse.storage._base import db_to_json
 from typing_extensions import override
 
 from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.adapter.json_object import json_object
+from synapse_rejection_repair.adapter.replaced_state import read_replaced
 from synapse_rejection_repair.adapter.soft_failures import SoftFailureReader
 from synapse_rejection_repair.domain.affected import Behind
 from synapse_rejection_repair.domain.facts import RoomFacts
@@ -159,6 +160,10 @@ class SynapseDag(DagReader):
         return dict(rows)
 
     @override
+    async def replaced(self, event_ids: Collection[str]) -> dict[str, str | None]:
+        return await read_replaced(self._database, event_ids)
+
+    @override
     async def stream_orderings(self, event_ids: Collection[str]) -> dict[str, int]:
         rows = await self._database.rows_of(
             "stream_orderings",
@@ -182,4 +187,4 @@ class SynapseDag(DagReader):
 
 
 def _is_soft_failed(metadata: str | None) -> bool:
-    return metadata is not None and bool(db_to_json(metadata).get("soft_failed"))
+    return bool(json_object(metadata).get("soft_failed"))

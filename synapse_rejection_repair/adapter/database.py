@@ -36,6 +36,14 @@ _OF_POSTGRES = {
     "57014": "The database's server ended a statement that took too long",
 }
 """What to say of PostgreSQL's error codes (PostgreSQL documentation, appendix A)."""
+_GONE = "The database cannot be reached"
+_OF_POSTGRES_CLASSES = {
+    "08": _GONE,
+    "53": "The database's server lacks what it needs",
+    "57": _GONE,
+    "58": "The database's server has trouble with its system",
+}
+"""What to say of their first two characters."""
 
 
 class Database:
@@ -65,9 +73,14 @@ class Database:
         module = self.engine.module
         if not isinstance(error, (module.OperationalError, module.InterfaceError)):
             return None
-        code = getattr(error, "pgcode", None)
         if isinstance(self.engine, PostgresEngine):
-            return _OF_POSTGRES.get(code or "", "The database cannot be reached")
+            code = getattr(error, "pgcode", None)
+            if code is None:
+                # The driver's own word, not the server's, whose errors have classes of their own.
+                plain = type(error) in (module.OperationalError, module.InterfaceError)
+                return _GONE if plain else None
+            # What a statement asks for may be refused for ever with an OperationalError, too.
+            return _OF_POSTGRES.get(code, _OF_POSTGRES_CLASSES.get(code[:2]))
         return next((words for part, words in _OF_SQLITE.items() if part in str(error)), None)
 
     async def run(self, desc: str, func: Callable[..., T], *args: Any, **kwargs: Any) -> T:

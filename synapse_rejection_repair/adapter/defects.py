@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import attr
-from synapse.storage._base import db_to_json
 from synapse.storage.database import LoggingTransaction
 from synapse.storage.engines import PostgresEngine
 
 from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.adapter.json_object import json_object
 from synapse_rejection_repair.adapter.nodes import references
+from synapse_rejection_repair.adapter.replaced_state import read_replaced
 from synapse_rejection_repair.adapter.state_difference import difference
 from synapse_rejection_repair.adapter.tables import JOBS, JOURNAL
 from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.health import Finding
 from synapse_rejection_repair.domain.model import StateKey
+from synapse_rejection_repair.domain.state import replaced
 from synapse_rejection_repair.ports import Clock, StateReader
 
 _SCAN = 1000
@@ -72,7 +74,9 @@ _SEARCHABLE = f"""
 # group is an error only where the event before it was here by then, under whatever stream
 # ordering it was stored anew since.
 _OTHER_STATE = f"""
-    SELECT e.event_id, e.type, e.state_key, g.state_group, pg.state_group
+    SELECT e.event_id, e.type, e.state_key, g.state_group, pg.state_group, EXISTS (
+        SELECT 1 FROM {JOURNAL} AS j
+        WHERE j.event_id = p.event_id AND j.action IN ('receive', 'restate'))
     FROM ({_WINDOW}) AS w
     INNER JOIN events AS e ON e.event_id = w.event_id
     INNER JOIN event_edges AS ee ON ee.event_id = e.event_id
@@ -132,19 +136,39 @@ class DefectScan:
             if self.searched:
                 for event_id in await self._unsearchable(window, indexed):
                     found.setdefault(Finding.MISSING_SEARCH, []).append(event_id)
+            behind: dict[str, tuple[StateKey, int]] = {}
             for row in await self.database.rows("scan_state", _OTHER_STATE, window):
-                event_id, type_, state_key, group, prev_group = row
+                event_id, type_, state_key, group, prev_group, repaired = row
                 key = None if state_key is None else (type_, state_key)
                 pair = (group, prev_group, key, event_id if key else None)
                 if pair not in same:
                     same[pair] = await self._follows(*pair)
                 if not same[pair]:
                     found.setdefault(Finding.STALE_STATE, []).append(event_id)
+                elif repaired and key is not None:
+                    behind[event_id] = key, prev_group
+            for event_id in await self._wrongly_noted(behind):
+                found.setdefault(Finding.STALE_STATE, []).append(event_id)
             position = await self._next(window)
             await self.clock.breathe()
         for event_id in await self._wrong_merges(room_id):
             found.setdefault(Finding.STALE_STATE, []).append(event_id)
         return found
+
+    async def _wrongly_noted(self, events: Mapping[str, tuple[StateKey, int]]) -> list[str]:
+        """The state events behind repaired ones that are noted to replace another than they do.
+
+        Args:
+            events: the key of each, and the state group before it.
+        """
+        noted = await read_replaced(self.database, events)
+        wrong = []
+        for event_id, (key, group) in events.items():
+            entry = (await self.states.entries(group, [key])).get(key)
+            if event_id in noted and replaced(event_id, entry, noted[event_id]) != noted[event_id]:
+                wrong.append(event_id)
+            await self.clock.breathe()
+        return wrong
 
     async def _wrong_merges(self, room_id: str) -> list[str]:
         """The events behind repaired ones whose state is not that of all events before them."""
@@ -166,14 +190,19 @@ class DefectScan:
             "g.event_id",
         )
         known = {event_id for (event_id,) in with_state}
+        noted = await read_replaced(self.database, [row[0] for row in merges if row[2] is not None])
         wrong = []
         for event_id, type_, state_key, group in merges:
             if not known.issuperset(prevs[event_id]):
                 continue
             expected = dict(await self.states.after(room_id, prevs[event_id]))
+            right = True
             if state_key is not None:
+                entry = expected.get((type_, state_key))
+                was = noted.get(event_id)
+                right = event_id not in noted or replaced(event_id, entry, was) == was
                 expected[type_, state_key] = event_id
-            if await self.states.full(group) != expected:
+            if not right or await self.states.full(group) != expected:
                 wrong.append(event_id)
             await self.clock.breathe()
         return wrong
@@ -189,7 +218,7 @@ class DefectScan:
         txn: LoggingTransaction, window: tuple[str, int, int]
     ) -> list[tuple[Finding, str]]:
         txn.execute(_LACKING, window)
-        return [(f, row[0]) for row in txn for f in _findings(row, db_to_json(row[2]))]
+        return [(f, row[0]) for row in txn for f in _findings(row, json_object(row[2]))]
 
     async def _unsearchable(
         self, window: tuple[str, int, int], indexed: Collection[str] | None
@@ -205,7 +234,7 @@ class DefectScan:
         def with_text(txn: LoggingTransaction, batch: list[str]) -> list[str]:
             clause, args = self.database.in_list("event_id", batch)
             txn.execute(f"SELECT event_id, json FROM event_json WHERE {clause}", args)
-            return [i for i, json in txn if _searched_text(db_to_json(json))]
+            return [i for i, json in txn if _searched_text(json_object(json))]
 
         found: list[str] = []
         for batch in batches(candidates):
@@ -255,7 +284,7 @@ def _findings(row: tuple[Any, ...], event: dict[str, Any]) -> list[Finding]:
 
 
 def _searched_text(event: dict[str, Any]) -> str | None:
-    field = _SEARCHED.get(event["type"])
+    field = _SEARCHED.get(str(event.get("type")))
     content = event.get("content")
     if field is None or not isinstance(content, dict):
         return None

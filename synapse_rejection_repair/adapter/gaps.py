@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 import attr
 
 from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.adapter.nodes import read_nodes
 from synapse_rejection_repair.adapter.tables import JOBS, JOURNAL
 from synapse_rejection_repair.domain.gaps import Membership, Missing, stay_began
 from synapse_rejection_repair.domain.model import Node
@@ -41,7 +42,7 @@ class GapReader:
         shallowest = await self.clock.in_thread(_shallowest, suspects)
         floor = await self.floor(room_id, [d for d in (since, shallowest) if d is not None])
         if floor is None:
-            return Missing({}, since)
+            return Missing(since=since)
         rows = await self.database.rows(
             "backward_extremities",
             "SELECT be.event_id, e.event_id, e.depth FROM event_backward_extremities AS be"
@@ -57,7 +58,35 @@ class GapReader:
         for prev, node in await self.clock.in_thread(_leading_out, suspects, floor):
             cited.setdefault(prev, {})[node.event_id] = node.depth
         here = await self.here(cited)
-        return Missing({i: c for i, c in sorted(cited.items()) if i not in here}, since)
+        tips = await self._tips(room_id, floor, cited)
+        return Missing({i: c for i, c in sorted(cited.items()) if i not in here}, tips, since)
+
+    async def _tips(self, room_id: str, floor: int, cited: Collection[str]) -> dict[str, Node]:
+        """Memberships of local users that are outliers, though all that they follow is here.
+
+        Args:
+            room_id: the room.
+            floor: the depth down from which they count.
+            cited: what something here follows.
+        """
+        rows = await self.database.rows(
+            "outlying_memberships",
+            "SELECT e.event_id, m.user_id FROM room_memberships AS m"
+            " INNER JOIN events AS e ON e.event_id = m.event_id"
+            " LEFT JOIN rejections AS r ON r.event_id = e.event_id"
+            " WHERE m.room_id = ? AND m.user_id LIKE ? AND r.event_id IS NULL AND e.outlier"
+            " AND e.depth > ? AND NOT EXISTS ("
+            "  SELECT 1 FROM event_edges AS ee WHERE ee.prev_event_id = e.event_id)",
+            (room_id, f"%:{self.server_name}", floor),
+        )
+        ours = [i for i, user_id in rows if user_id.partition(":")[2] == self.server_name]
+        nodes = await read_nodes(self.database, [i for i in ours if i not in cited])
+        here = await self.here({p for node in nodes.values() for p in node.prev_event_ids})
+        return {
+            i: node
+            for i, node in nodes.items()
+            if node.prev_event_ids and here.issuperset(node.prev_event_ids)
+        }
 
     async def floor(self, room_id: str, depths: Collection[int]) -> int | None:
         """The depth down from which something can be missing; `None` if nothing can.

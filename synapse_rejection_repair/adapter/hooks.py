@@ -1,4 +1,4 @@
-"""Five places inside Synapse's event persistence at which a repair takes part in its work.
+"""Six places inside Synapse's event persistence at which a repair takes part in its work.
 
 All are methods of one object on the process that writes a room's events, wrapped on
 that object. For rooms and events that no repair has announced, they only look into an empty
@@ -12,17 +12,67 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import attr
+from synapse.api.errors import PartialStateConflictError
 from synapse.events import EventBase
 from synapse.events.snapshot import EventContext, EventPersistencePair
 from synapse.server import HomeServer
 from synapse.storage.database import LoggingTransaction
+from synapse.storage.databases.main.events import DeltaState
+from synapse.types import StateMap
+from synapse.util.duration import Duration
 
 from synapse_rejection_repair.adapter.takeaway import TakenAway, put_back
+from synapse_rejection_repair.domain.model import StateIds
 
 logger = logging.getLogger(__name__)
 
 TakeAway = Callable[[LoggingTransaction, Collection[str]], TakenAway]
+Settle = Callable[[DeltaState, StateIds], Awaitable[None]]
 Renew = Callable[[EventBase, EventContext, dict[str, int]], Awaitable[EventContext]]
+FindStale = Callable[[Sequence[EventPersistencePair], bool], Awaitable[set[str]]]
+
+_GRACE_SECONDS = 60.0
+"""How long a room's events are still looked at after it was refusing some, in seconds.
+
+Longer than an event is on its way to be stored, also from another process.
+"""
+
+_PAUSE_SECONDS = 0.2
+"""How long the sender of a refused event waits before it is told so, in seconds.
+
+It tries again at once, and its process is to have heard of what has changed.
+"""
+
+
+class _Refused(PartialStateConflictError):
+    """Some events of a batch have to be made, or judged, again before they can be stored.
+
+    Synapse's own error for that: whoever sends or receives an event answers it by starting over,
+    a sender up to five times (`EventCreationHandler`), a receiver once
+    (`FederationEventHandler`), also from another process (`persist_events_and_notify`,
+    `send_events`; read in Synapse 1.151.0 and 1.163.2).
+
+    Args:
+        event_ids: these events.
+    """
+
+    def __init__(self, event_ids: frozenset[str]) -> None:
+        super().__init__()
+        self.event_ids = event_ids
+
+
+@attr.s(eq=False, slots=True, auto_attribs=True)
+class _Gate:
+    """Who is let into a room.
+
+    Attributes:
+        find_stale: finds the events that are to be refused.
+        refused: those that were: not again, as their receiver would give them up then.
+    """
+
+    find_stale: FindStale
+    refused: set[str] = attr.Factory(set)
 
 
 class PersistenceHooks:
@@ -30,8 +80,8 @@ class PersistenceHooks:
 
     Wraps `PersistEventsStore._persist_events_txn` and, of
     `EventsPersistenceStorageController`, `_persist_event_batch`, `_update_current_state`,
-    `_get_new_state_after_events` and `add_to_queue` of its `_EventPeristenceQueue` (read in
-    Synapse 1.151.0 and 1.163.2).
+    `_calculate_state_delta`, `_get_new_state_after_events` and `add_to_queue` of its
+    `_EventPeristenceQueue` (read in Synapse 1.151.0 and 1.163.2).
 
     `_get_new_state_after_events` refuses a batch of accepted events with a rejected one
     among them, though Synapse itself batches what waits to be stored: a repair, which many
@@ -44,9 +94,12 @@ class PersistenceHooks:
 
     def __init__(self, hs: HomeServer) -> None:
         self._announced: dict[str, TakeAway] = {}
-        self._before_state: dict[str, Callable[[], Awaitable[None]]] = {}
+        self._before_state: dict[str, tuple[Callable[[], Awaitable[None]], Settle]] = {}
+        self._settled: dict[str, Settle] = {}
         self._attended: dict[str, Renew] = {}
         self._held: set[str] = set()
+        self._gates: dict[str, _Gate] = {}
+        self._clock = hs.get_clock()
 
         persist_events = hs.get_datastores().persist_events
         controller = hs.get_storage_controllers().persistence
@@ -56,11 +109,13 @@ class PersistenceHooks:
         self._persist_txn = persist_events._persist_events_txn
         self._persist_batch = controller._persist_event_batch
         self._update_state = controller._update_current_state
+        self._calculate_delta = controller._calculate_state_delta
         self._get_new_state = controller._get_new_state_after_events
         self._add = controller._event_persist_queue.add_to_queue
         persist_events._persist_events_txn = self._persist_events_txn  # type: ignore[method-assign]
         controller._persist_event_batch = self._persist_event_batch  # type: ignore[method-assign]
         controller._update_current_state = self._update_current_state  # type: ignore[method-assign,assignment]
+        controller._calculate_state_delta = self._calculate_state_delta  # type: ignore[method-assign]
         controller._get_new_state_after_events = self._get_new_state_after_events  # type: ignore[method-assign]
         controller._event_persist_queue.add_to_queue = self._add_to_queue  # type: ignore[method-assign]
 
@@ -95,8 +150,28 @@ class PersistenceHooks:
         finally:
             self._attended.pop(room_id, None)
 
+    @contextmanager
+    def refusing(self, room_id: str, find_stale: FindStale) -> Iterator[None]:
+        """While it lasts and some time after, what others send to a room may have to be sent anew.
+
+        Args:
+            room_id: the room.
+            find_stale: gives the ids of the events that are to be made or judged again, of
+                those that are about to be stored, and whether they are backfilled.
+        """
+        gate = self._gates[room_id] = _Gate(find_stale)
+
+        def reopen() -> None:
+            if self._gates.get(room_id) is gate:
+                del self._gates[room_id]
+
+        try:
+            yield
+        finally:
+            self._clock.call_later(Duration(seconds=_GRACE_SECONDS), reopen)
+
     async def update_current_state(
-        self, room_id: str, before: Callable[[], Awaitable[None]]
+        self, room_id: str, before: Callable[[], Awaitable[None]], settle: Settle
     ) -> None:
         """Recomputes a room's current state, doing something else first.
 
@@ -105,8 +180,10 @@ class PersistenceHooks:
         Args:
             room_id: the room.
             before: what to do first.
+            settle: has the last word on how the current state changes; called with that and
+                with what it becomes.
         """
-        self._before_state[room_id] = before
+        self._before_state[room_id] = before, settle
         try:
             await self._controller.update_current_state(room_id)
         finally:
@@ -126,6 +203,9 @@ class PersistenceHooks:
             put_back(txn, one)
 
     async def _persist_event_batch(self, room_id: str, task: Any) -> Any:
+        gate = self._gates.get(room_id)
+        if gate is not None:
+            await self._refuse_stale(gate, task)
         renew = self._attended.get(room_id)
         if renew is not None and not task.backfilled:
             known: dict[str, int] = {}
@@ -141,15 +221,47 @@ class PersistenceHooks:
                     logger.exception("The state at %s is stored as it came", event.event_id)
         return await self._persist_batch(room_id, task)
 
+    async def _refuse_stale(self, gate: _Gate, task: Any) -> None:
+        others = [
+            (event, context)
+            for event, context in task.events_and_contexts
+            if event.event_id not in self._announced and not event.internal_metadata.is_outlier()
+        ]
+        try:
+            stale = await gate.find_stale(others, task.backfilled) - gate.refused
+        except Exception:
+            # Nobody else's event is to fail by a repair: the next repair mends its state.
+            ids = [event.event_id for event, _ in others]
+            logger.exception("Stored as they came: %s", ids)
+            return
+        if stale:
+            logger.info("To be made or judged again before they are stored: %s", sorted(stale))
+            gate.refused |= stale
+            raise _Refused(frozenset(stale))
+
     async def _update_current_state(self, room_id: str, task: Any) -> None:
-        before = self._before_state.pop(room_id, None)
-        if before is not None:
-            self._held.add(room_id)
-            try:
-                await before()
-            finally:
-                self._held.discard(room_id)
-        await self._update_state(room_id, task)
+        ours = self._before_state.pop(room_id, None)
+        if ours is None:
+            await self._update_state(room_id, task)
+            return
+        before, settle = ours
+        self._held.add(room_id)
+        try:
+            await before()
+        finally:
+            self._held.discard(room_id)
+        self._settled[room_id] = settle
+        try:
+            await self._update_state(room_id, task)
+        finally:
+            del self._settled[room_id]
+
+    async def _calculate_state_delta(self, room_id: str, current_state: StateMap[str]) -> Any:
+        delta = await self._calculate_delta(room_id, current_state)
+        settle = self._settled.get(room_id)
+        if settle is not None:
+            await settle(delta, current_state)
+        return delta
 
     async def _add_to_queue(self, room_id: str, task: Any) -> Any:
         if room_id in self._held:
@@ -157,7 +269,25 @@ class PersistenceHooks:
             if pairs and all(event.event_id in self._announced for event, _ in pairs):
                 # The queue waits for the repair: the repair cannot wait for the queue.
                 return await self._persist_batch(room_id, task)
+        pairs = getattr(task, "events_and_contexts", ())
+        if pairs and room_id in self._gates:
+            return await self._add_for_itself(room_id, task)
         return await self._add(room_id, task)
+
+    async def _add_for_itself(self, room_id: str, task: Any) -> Any:
+        """Puts events into the queue, again where those that they waited with were refused.
+
+        Synapse stores what waits for the same room in one batch, and fails it as one.
+        """
+        pairs = list(task.events_and_contexts)
+        while True:
+            try:
+                return await self._add(room_id, attr.evolve(task, events_and_contexts=list(pairs)))
+            except _Refused as e:
+                if e.event_ids.isdisjoint(event.event_id for event, _ in pairs):
+                    continue
+                await self._clock.sleep(Duration(seconds=_PAUSE_SECONDS))
+                raise
 
     async def _get_new_state_after_events(
         self,

@@ -132,16 +132,30 @@ class SynapseJobStore(JobStore[Request, Progress]):
         return [job for job in map(self._job, rows) if self._writes_room(job.room_id)]
 
     @override
+    async def begin(self, job_id: str) -> Job[Request, Progress] | None:
+        def begin(txn: LoggingTransaction) -> bool:
+            txn.execute(
+                f"UPDATE {JOBS} SET status = 'active' WHERE job_id = ? AND {_UNFINISHED}",
+                (job_id,),
+            )
+            return bool(txn.rowcount)
+
+        return await self.get(job_id) if await self._database.run("begin_job", begin) else None
+
+    @override
     async def save(self, job: Job[Request, Progress]) -> Job[Request, Progress]:
         return attr.evolve(
             job, cancel_requested=await self._database.run("save_job", self.save_in, job)
         )
 
     def save_in(self, txn: LoggingTransaction, job: Job[Request, Progress]) -> bool:
-        """Writes a job's progress in a transaction; tells whether it is to be cancelled."""
+        """Writes a job's progress in a transaction; tells whether it is to be cancelled.
+
+        What is written of a job that is over stays as it is.
+        """
         txn.execute(
             f"UPDATE {JOBS} SET status = ?, progress = ?, error = ?, started_ts = ?,"
-            " finished_ts = ? WHERE job_id = ?",
+            f" finished_ts = ? WHERE job_id = ? AND {_UNFINISHED}",
             (
                 job.status.value,
                 json.dumps(job.progress.to_json()),
@@ -164,17 +178,29 @@ class SynapseJobStore(JobStore[Request, Progress]):
 
     @override
     async def cancel(self, job_id: str) -> Job[Request, Progress]:
-        def cancel(txn: LoggingTransaction) -> None:
+        now = self._clock.now_ms()
+
+        def cancel(txn: LoggingTransaction) -> bool:
+            # One that has not begun is over: whoever is to run it may not be there.
+            txn.execute(
+                f"UPDATE {JOBS} SET status = 'cancelled', cancel_requested = 1, finished_ts = ?"
+                " WHERE job_id = ? AND status = 'scheduled'",
+                (now, job_id),
+            )
+            if txn.rowcount:
+                return True
             txn.execute(
                 f"UPDATE {JOBS} SET cancel_requested = 1 WHERE job_id = ? AND {_UNFINISHED}",
                 (job_id,),
             )
+            return bool(txn.rowcount)
 
+        await self.get(job_id)
+        heard = await self._database.run("cancel_job", cancel)
         job = await self.get(job_id)
-        if job.status.over:
+        if not heard:
             raise JobOver(job_id, job.status.value)
-        await self._database.run("cancel_job", cancel)
-        return await self.get(job_id)
+        return job
 
     @override
     async def journalled(self, job_id: str, action: str) -> frozenset[str]:

@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import attr
-from synapse.storage._base import db_to_json
 from synapse.storage.database import LoggingTransaction
 from typing_extensions import override
 
 from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.adapter.json_object import json_object
 from synapse_rejection_repair.adapter.nodes import references
 from synapse_rejection_repair.adapter.rejected import RejectedEvents
 from synapse_rejection_repair.domain.listing import (
@@ -73,7 +73,8 @@ class Listings(ListingReader):
             room_ids,
             "c.room_id",
         )
-        found = {room_id: db_to_json(json).get("content", {}).get("name") for room_id, json in rows}
+        contents = {room_id: json_object(json).get("content") for room_id, json in rows}
+        found = {i: c.get("name") for i, c in contents.items() if isinstance(c, dict)}
         return {room_id: name for room_id, name in found.items() if isinstance(name, str)}
 
     @override
@@ -93,7 +94,7 @@ class Listings(ListingReader):
             f" LEFT JOIN event_json AS ej USING (event_id) WHERE {clause}",
             args,
         )
-        found = [(row, {} if row[-1] is None else db_to_json(row[-1])) for row in txn.fetchall()]
+        found = [(row, json_object(row[-1])) for row in txn.fetchall()]
         auths = {row[0]: references(event, "auth_events") for row, event in found}
         clause, args = self.database.in_list("event_id", {a for ids in auths.values() for a in ids})
         txn.execute(f"SELECT event_id FROM rejections WHERE {clause}", args)

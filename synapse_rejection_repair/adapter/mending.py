@@ -6,13 +6,16 @@ from collections.abc import Awaitable, Callable, Collection
 
 from synapse.server import HomeServer
 from synapse.storage.database import LoggingTransaction
+from synapse.storage.databases.main.events import DeltaState
 from synapse.types import StreamKeyType
 
 from synapse_rejection_repair.adapter.dag import SynapseDag
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.resolved import ResolvedStates
+from synapse_rejection_repair.adapter.states import SynapseStates
 from synapse_rejection_repair.domain.extremities import forward_extremities
+from synapse_rejection_repair.domain.model import StateIds
 
 
 class RoomMending:
@@ -22,6 +25,7 @@ class RoomMending:
         hs: a homeserver process that writes events.
         database: its main database.
         dag: reads rooms.
+        states: reads states.
         hooks: into Synapse's persistence.
         resolved: what processes remember of resolved states.
     """
@@ -31,6 +35,7 @@ class RoomMending:
         hs: HomeServer,
         database: Database,
         dag: SynapseDag,
+        states: SynapseStates,
         hooks: PersistenceHooks,
         resolved: ResolvedStates,
     ) -> None:
@@ -39,6 +44,7 @@ class RoomMending:
         self._notifier = hs.get_notifier()
         self._database = database
         self._dag = dag
+        self._states = states
         self._hooks = hooks
         self._resolved = resolved
 
@@ -57,7 +63,10 @@ class RoomMending:
             # with them as they were.
             await self._database.run("forget_resolved", self._resolved.forget)
 
-        await self._hooks.update_current_state(room_id, mend)
+        async def settle(delta: DeltaState, state: StateIds) -> None:
+            await self._leave_unless_joined(room_id, delta, state)
+
+        await self._hooks.update_current_state(room_id, mend, settle)
         await self.forget(room_id)
         self._notifier.on_new_event(
             StreamKeyType.ROOM, self._store.get_room_max_token(), rooms=[room_id]
@@ -78,6 +87,25 @@ class RoomMending:
             )
 
         await self._database.run("forget_derived", forget)
+
+    async def _leave_unless_joined(self, room_id: str, delta: DeltaState, state: StateIds) -> None:
+        """Has Synapse drop a room's current state where none of its users is joined any more.
+
+        Mirrors `EventsPersistenceStorageController._is_server_still_joined`, which is asked
+        when events are stored, but not when the current state is recomputed (read in
+        Synapse 1.151.0 and 1.163.2).
+
+        Args:
+            room_id: the room.
+            delta: how the current state is about to change; changed.
+            state: what it is about to become.
+        """
+        if await self._states.joined_here(state):
+            return
+        delta.no_longer_in_room = True
+        # The state that was dropped before is all new: who has forgotten the room stays so.
+        known = (await self._states.local_memberships(room_id)).items()
+        delta.to_insert = {k: i for k, i in delta.to_insert.items() if (k, i) not in known}
 
     async def _mend_extremities(self, room_id: str, planned: Collection[str]) -> None:
         stored = await self._dag.extremities(room_id)

@@ -23,28 +23,35 @@ def mend_bump_stamp(txn: LoggingTransaction, room_id: str) -> None:
 
 
 def mend_threads(txn: LoggingTransaction, room_id: str, event_ids: Sequence[str]) -> None:
-    """Lets threads end with the newest event that is still in them."""
+    """Lets threads that end with some events end with the newest event that is still in them."""
     clause, args = make_in_list_sql_clause(txn.database_engine, "latest_event_id", event_ids)
     txn.execute(f"SELECT thread_id FROM threads WHERE room_id = ? AND {clause}", (room_id, *args))
     for (thread_id,) in txn.fetchall():
-        txn.execute(
-            "SELECT e.event_id, e.topological_ordering, e.stream_ordering"
-            " FROM event_relations AS er INNER JOIN events AS e ON e.event_id = er.event_id"
-            " WHERE er.relates_to_id = ? AND er.relation_type = 'm.thread'"
-            " ORDER BY e.topological_ordering DESC, e.stream_ordering DESC LIMIT 1",
-            (thread_id,),
-        )
-        latest = txn.fetchone()
-        if latest is None:
-            txn.execute(
-                "DELETE FROM threads WHERE room_id = ? AND thread_id = ?", (room_id, thread_id)
-            )
-            continue
-        txn.execute(
-            "UPDATE threads SET latest_event_id = ?, topological_ordering = ?,"
-            " stream_ordering = ? WHERE room_id = ? AND thread_id = ?",
-            (*latest, room_id, thread_id),
-        )
+        mend_thread(txn, room_id, thread_id)
+
+
+def mend_thread(txn: LoggingTransaction, room_id: str, thread_id: str) -> None:
+    """Lets a thread end with the newest event that is in it; without any, there is none."""
+    txn.execute(
+        "SELECT e.event_id, e.topological_ordering, e.stream_ordering"
+        " FROM event_relations AS er INNER JOIN events AS e ON e.event_id = er.event_id"
+        " WHERE er.relates_to_id = ? AND er.relation_type = 'm.thread'"
+        " ORDER BY e.topological_ordering DESC, e.stream_ordering DESC LIMIT 1",
+        (thread_id,),
+    )
+    latest = txn.fetchone()
+    if latest is None:
+        txn.execute("DELETE FROM threads WHERE room_id = ? AND thread_id = ?", (room_id, thread_id))
+        return
+    txn.execute(
+        "INSERT INTO threads"
+        " (latest_event_id, topological_ordering, stream_ordering, room_id, thread_id)"
+        " VALUES (?, ?, ?, ?, ?) ON CONFLICT (room_id, thread_id) DO UPDATE SET"
+        " latest_event_id = excluded.latest_event_id,"
+        " topological_ordering = excluded.topological_ordering,"
+        " stream_ordering = excluded.stream_ordering",
+        (*latest, room_id, thread_id),
+    )
 
 
 def extend_threads(txn: LoggingTransaction, room_id: str, event_ids: Collection[str]) -> None:

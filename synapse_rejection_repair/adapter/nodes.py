@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from synapse.storage._base import db_to_json
 from synapse.storage.database import LoggingTransaction
 
 from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.adapter.json_object import json_object
 from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.model import Node
 from synapse_rejection_repair.domain.nodes import NodeTable
@@ -51,8 +51,8 @@ async def read_nodes(
 
 def _node(row: tuple[Any, ...], damaged: Collection[str]) -> Node:
     event_id, type_, sender, ts, depth, stream_ordering, outlier, reason, json = row
-    # Without its JSON, an event is a node that nothing is known to tie to others.
-    event = {} if json is None else db_to_json(json)
+    # Without JSON that can be read, an event is a node that nothing is known to tie to others.
+    event = json_object(json)
     state_key = event.get("state_key")
     return Node(
         event_id=event_id,

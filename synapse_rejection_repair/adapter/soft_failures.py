@@ -12,11 +12,12 @@ from synapse.api.errors import SynapseError
 from synapse.api.room_versions import KNOWN_ROOM_VERSIONS, RoomVersion
 from synapse.crypto.event_signing import check_event_content_hash
 from synapse.events import make_event_from_dict
-from synapse.storage._base import db_to_json
 from synapse.storage.database import LoggingTransaction
 
 from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.adapter.json_object import json_object
 from synapse_rejection_repair.adapter.nodes import read_nodes
+from synapse_rejection_repair.adapter.stored_events import MALFORMED
 from synapse_rejection_repair.adapter.tables import JOBS, JOURNAL
 from synapse_rejection_repair.domain.model import Node
 from synapse_rejection_repair.domain.plan import Action
@@ -219,7 +220,7 @@ def _marked(
     txn.execute(MARKED, (*window, "%soft_failed%"))
     found = []
     for event_id, metadata, json in txn:
-        marks = db_to_json(metadata)
+        marks = json_object(metadata)
         if marks.get("soft_failed"):
             found.append((event_id, _SPAM if _is_spam(marks, json, version) else None))
     return found
@@ -234,8 +235,8 @@ def _is_spam(marks: dict[str, Any], json: str, version: RoomVersion) -> bool:
     if marks.get("policy_server_spammy") or marks.get("spam_checker_spammy"):
         return True
     try:
-        return not check_event_content_hash(make_event_from_dict(db_to_json(json), version))
-    except SynapseError:
+        return not check_event_content_hash(make_event_from_dict(json_object(json), version))
+    except (SynapseError, *MALFORMED):
         return True
 
 
@@ -248,7 +249,7 @@ def _arrivals(txn: LoggingTransaction, job_id: str, after: str) -> list[tuple[st
     found = []
     for event_id, text in txn:
         rows = json_.loads(text)
-        metadata = [db_to_json(row["internal_metadata"]) for row in rows["event_json"]]
+        metadata = [json_object(row["internal_metadata"]) for row in rows["event_json"]]
         found.append(
             (
                 event_id,

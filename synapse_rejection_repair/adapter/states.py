@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from synapse.api.constants import EventTypes
 from synapse.api.room_versions import KNOWN_ROOM_VERSIONS, StateResolutionVersions
 from synapse.events import EventBase
 from synapse.server import HomeServer
@@ -14,6 +15,7 @@ from synapse.types.state import StateFilter
 from typing_extensions import override
 
 from synapse_rejection_repair.adapter.checker import EventChecker
+from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.domain.model import StateIds, StateKey
 from synapse_rejection_repair.ports import Checker, StateReader
 
@@ -43,9 +45,12 @@ class SynapseStates(StateReader):
 
     Args:
         hs: the homeserver.
+        database: its main database.
     """
 
-    def __init__(self, hs: HomeServer) -> None:
+    def __init__(self, hs: HomeServer, database: Database) -> None:
+        self._is_mine = hs.is_mine_id
+        self._database = database
         self._clock = hs.get_clock()
         self._stores = hs.get_datastores()
         self._states = hs.get_storage_controllers().state
@@ -63,6 +68,29 @@ class SynapseStates(StateReader):
     async def after(self, room_id: str, event_ids: Collection[str]) -> StateIds:
         state = await self._handler.compute_state_after_events(room_id, list(event_ids))
         return dict(state)
+
+    @override
+    async def joined_here(self, state: StateIds) -> bool:
+        ours = [i for key, i in state.items() if self._is_of_ours(key)]
+        rows = await self._database.rows_of(
+            "joined_here",
+            "SELECT 1 FROM room_memberships WHERE membership = 'join' AND",
+            ours,
+            "event_id",
+        )
+        return bool(rows)
+
+    async def local_memberships(self, room_id: str) -> StateIds:
+        """The memberships of this server's users, as it knows of them in the room or out of it."""
+        rows = await self._database.rows(
+            "local_memberships",
+            "SELECT user_id, event_id FROM local_current_membership WHERE room_id = ?",
+            (room_id,),
+        )
+        return {(EventTypes.Member, user_id): event_id for user_id, event_id in rows}
+
+    def _is_of_ours(self, key: StateKey) -> bool:
+        return key[0] == EventTypes.Member and self._is_mine(key[1])
 
     async def _read(self, group: int, which: StateFilter) -> StateIds:
         states = await self._states.get_state_for_groups([group], which)

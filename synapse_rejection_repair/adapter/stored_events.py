@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
+from http import HTTPStatus
+from typing import Any
 
 import attr
+from synapse.api.errors import SynapseError
 from synapse.api.room_versions import RoomVersion
 from synapse.events import EventBase, make_event_from_dict
-from synapse.storage._base import db_to_json
 
 from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.adapter.json_object import json_object
+
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
+"""What Synapse raises, besides its own errors, of an event that is not formed as it expects."""
 
 _SPAM = ("policy_server_spammy", "spam_checker_spammy")
 _KEPT_METADATA = ("out_of_band_membership", "send_on_behalf_of", "proactively_send", *_SPAM)
@@ -40,6 +46,11 @@ class StoredEvent:
     outlier: bool
 
     @property
+    def readable(self) -> bool:
+        """Whether its JSON is an object at all."""
+        return bool(json_object(self.json))
+
+    @property
     def digest(self) -> bytes:
         """What tells it from all others."""
         return hashlib.sha256(f"{self.event_id} {self.json}".encode()).digest()
@@ -51,7 +62,7 @@ class StoredEvent:
         `FederationBase._check_sigs_and_hash` decides that before the authorization rules are run;
         what those reject is soft-failed for nothing else (read in Synapse 1.151.0 and 1.163.2).
         """
-        metadata = db_to_json(self.metadata)
+        metadata = json_object(self.metadata)
         rejected = self.reason is not None
         return any(metadata.get(mark) for mark in _SPAM) or bool(
             rejected and metadata.get("soft_failed")
@@ -63,13 +74,22 @@ class StoredEvent:
         Raises:
             SynapseError: it is no event of such a room.
         """
-        pdu, metadata = db_to_json(self.json), db_to_json(self.metadata)
+        pdu, metadata = json_object(self.json), json_object(self.metadata)
         # Synapse finds out anew what the event replaces, and keeps what is there if nothing.
-        pdu.get("unsigned", {}).pop("replaces_state", None)
+        if isinstance(pdu.get("unsigned"), dict):
+            pdu["unsigned"].pop("replaces_state", None)
         kept = {k: metadata[k] for k in _KEPT_METADATA if k in metadata}
-        event = make_event_from_dict(pdu, version, internal_metadata_dict=kept)
+        event = _made(pdu, version, kept)
         event.internal_metadata.outlier = bool(self.outlier)
         return event
+
+    def as_sent(self, version: RoomVersion) -> EventBase:
+        """The event as another server sends it, which knows nothing of what is noted of it here.
+
+        Raises:
+            SynapseError: it is no event of such a room.
+        """
+        return _made(json_object(self.json), version, {})
 
     def as_decided(self, version: RoomVersion, accepted: bool) -> EventBase:
         """The event as it is stored, but accepted or rejected as is said.
@@ -78,12 +98,26 @@ class StoredEvent:
             SynapseError: it is no event of such a room.
         """
         rejected = None if accepted else (self.reason or "auth_error")
-        pdu, metadata = db_to_json(self.json), db_to_json(self.metadata)
+        event = _made(json_object(self.json), version, json_object(self.metadata), rejected)
+        event.internal_metadata.outlier = bool(self.outlier)
+        return event
+
+
+def _made(
+    pdu: dict[str, Any],
+    version: RoomVersion,
+    metadata: dict[str, Any],
+    rejected: str | None = None,
+) -> EventBase:
+    try:
         event = make_event_from_dict(
             pdu, version, internal_metadata_dict=metadata, rejected_reason=rejected
         )
-        event.internal_metadata.outlier = bool(self.outlier)
-        return event
+        # Synapse 1.151.0 looks only now.
+        event.event_id, event.auth_event_ids(), event.prev_event_ids()
+    except MALFORMED as e:
+        raise SynapseError(HTTPStatus.BAD_REQUEST, "It is not formed as an event is") from e
+    return event
 
 
 async def read_stored(database: Database, event_ids: Collection[str]) -> list[StoredEvent]:

@@ -37,6 +37,10 @@ STATE = "event_to_state_groups"
 
 _SEARCH = "event_search"
 _SNAPSHOTS = "sliding_sync_membership_snapshots"
+_HANGING = ("thread_subscriptions", "event_txn_id_device_id")
+"""Tables whose rows go with the events that they name, by their foreign keys."""
+_OF_USERS = ("forgotten", "participant")
+"""What `room_memberships` has of its events that did not come with them."""
 _ORDERED = ("current_state_events", "local_current_membership")
 
 
@@ -48,6 +52,8 @@ class TakenAway:
         room_id: the room.
         extremities: the events that were forward extremities.
         snapshots: the columns and rows of sliding sync's memberships that named the events.
+        hanging: the rows that go with the events, by table.
+        memberships: what the events' memberships had that does not come with them.
         loosened: the tables whose rows pointed to the events' stream orderings.
         tip_parked: the newest position of the room, as sliding sync has it, was an event's.
     """
@@ -55,6 +61,8 @@ class TakenAway:
     room_id: str
     extremities: list[str]
     snapshots: list[dict[str, Any]]
+    hanging: dict[str, list[dict[str, Any]]]
+    memberships: list[tuple[Any, ...]]
     loosened: list[str]
     tip_parked: bool
 
@@ -90,7 +98,13 @@ def take_away(
     journal(txn, job_id, action, now_ms, originals.items())
 
     positions = [row["stream_ordering"] for was in originals.values() for row in was["events"]]
-    taken = _park(txn, room_id, event_ids, positions)
+    memberships = [
+        (*(row[column] for column in _OF_USERS), row["event_id"])
+        for was in originals.values()
+        for row in was.get("room_memberships", ())
+        if any(row[column] for column in _OF_USERS)
+    ]
+    taken = _park(txn, room_id, event_ids, positions, memberships)
     # SQLite's search table has no index on event ids: not asked where nothing can be found.
     searched = event_ids if isinstance(txn.database_engine, PostgresEngine) else damaged
     if searched:
@@ -125,6 +139,14 @@ def put_back(txn: LoggingTransaction, taken: TakenAway) -> None:
     if taken.extremities:
         restore_extremities(txn, taken.extremities)
     _restore_snapshots(txn, taken.snapshots)
+    for table, rows in taken.hanging.items():
+        for row in rows:
+            insert(txn, table, row, " ON CONFLICT DO NOTHING")
+    if taken.memberships:
+        columns = ", ".join(f"{column} = ?" for column in _OF_USERS)
+        txn.execute_batch(
+            f"UPDATE room_memberships SET {columns} WHERE event_id = ?", taken.memberships
+        )
 
 
 def _park(
@@ -132,6 +154,7 @@ def _park(
     room_id: str,
     event_ids: Collection[str],
     positions: Sequence[int],
+    memberships: list[tuple[Any, ...]],
 ) -> TakenAway:
     """Loosens what refers to the events by a foreign key, so that their rows can go."""
     extremities = [
@@ -168,7 +191,9 @@ def _park(
         f" WHERE room_id = ? AND {clause}",
         (room_id, *other_args, room_id, *args),
     )
-    return TakenAway(room_id, extremities, snapshots, loosened, txn.rowcount > 0)
+    tip_parked = txn.rowcount > 0
+    hanging = {table: _select(txn, table, "event_id", event_ids) for table in _HANGING}
+    return TakenAway(room_id, extremities, snapshots, hanging, memberships, loosened, tip_parked)
 
 
 def restore_extremities(txn: LoggingTransaction, event_ids: Collection[str]) -> None:

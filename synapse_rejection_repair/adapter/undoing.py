@@ -11,10 +11,14 @@ from synapse.storage.database import LoggingTransaction
 from typing_extensions import override
 
 from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.journal import journal, originals
+from synapse_rejection_repair.adapter.latecomers import Latecomers
 from synapse_rejection_repair.adapter.mending import RoomMending
 from synapse_rejection_repair.adapter.newest import mend_bump_stamp, mend_threads
 from synapse_rejection_repair.adapter.nodes import read_nodes, references
+from synapse_rejection_repair.adapter.relations import redacted_by, restore_relations
+from synapse_rejection_repair.adapter.replaced_state import put_notes_back
 from synapse_rejection_repair.adapter.resolved import ResolvedStates
 from synapse_rejection_repair.adapter.takeaway import (
     OWN_ROWS,
@@ -49,6 +53,8 @@ class SynapseUndoWriter(UndoWriter):
         database: its main database.
         history: reads journals.
         mending: brings rooms in line in the end.
+        hooks: into Synapse's persistence.
+        latecomers: finds what was made or judged before.
         resolved: what processes remember of resolved states.
         clock: tells the time.
     """
@@ -59,6 +65,8 @@ class SynapseUndoWriter(UndoWriter):
         database: Database,
         history: SynapseUndoReader,
         mending: RoomMending,
+        hooks: PersistenceHooks,
+        latecomers: Latecomers,
         resolved: ResolvedStates,
         clock: Clock,
     ) -> None:
@@ -66,6 +74,8 @@ class SynapseUndoWriter(UndoWriter):
         self._database = database
         self._history = history
         self._mending = mending
+        self._hooks = hooks
+        self._latecomers = latecomers
         self._resolved = resolved
         self._clock = clock
 
@@ -86,7 +96,9 @@ class SynapseUndoWriter(UndoWriter):
             await self._database.run("undo_bump", mend_bump_stamp, job.room_id)
             return parents
 
-        await self._mending.mend(job.room_id, put_all_back)
+        # What waits meanwhile was made and judged with the events as they are no longer.
+        with self._hooks.refusing(job.room_id, self._latecomers.stale):
+            await self._mending.mend(job.room_id, put_all_back)
         if builders:
             raise BuiltUpon(repair.job_id, tuple(builders))
 
@@ -105,12 +117,17 @@ class SynapseUndoWriter(UndoWriter):
                 **originals(txn, repair_id, anew, Action.REJECT.value),
                 **originals(txn, repair_id, anew, Action.RECEIVE.value),
             }
+            redacted = redacted_by(txn, anew)
             taken = take_away(txn, job.room_id, anew, anew, job.job_id, UNDO, now)
             for event_id in anew:
                 _insert(txn, event_id, was[event_id])
             put_back(txn, taken)
             restore_extremities(txn, {p for i in anew for p in _prev_events(was[i])})
             mend_threads(txn, job.room_id, anew)
+            # What was stored anew itself has its own rows of then.
+            others = [i for i in redacted if not _STORED_ANEW & {*events.get(i, ())}]
+            if others:
+                restore_relations(txn, job.room_id, others)
         restated = [i for i in event_ids if Action.RESTATE in events[i]]
         journal(txn, job.job_id, UNDO, now, _groups(txn, restated).items())
         was = originals(txn, repair_id, restated, Action.RESTATE.value)
@@ -118,6 +135,7 @@ class SynapseUndoWriter(UndoWriter):
             f"UPDATE {STATE} SET state_group = ? WHERE event_id = ?",
             [(group, event_id) for event_id, group in was.items()],
         )
+        put_notes_back(txn, repair_id, job.job_id, now, restated)
         indexed = [i for i in event_ids if Action.INDEX in events[i]]
         journal(txn, job.job_id, UNDO, now, [(i, {}) for i in indexed])
         if indexed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 
@@ -20,18 +21,24 @@ from synapse_rejection_repair.adapter.contexts import EventContexts
 from synapse_rejection_repair.adapter.dag import SynapseDag
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.door import PersistenceDoor
+from synapse_rejection_repair.adapter.failures import Failures
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.journal import journal
 from synapse_rejection_repair.adapter.mending import RoomMending
 from synapse_rejection_repair.adapter.newcomers import Newcomers
+from synapse_rejection_repair.adapter.replaced_state import note_replaced
 from synapse_rejection_repair.adapter.resolved import ResolvedStates
+from synapse_rejection_repair.adapter.tables import JOURNAL
 from synapse_rejection_repair.adapter.takeaway import TakenAway, take_away
 from synapse_rejection_repair.domain.model import StateIds, StateKey, Verdict
 from synapse_rejection_repair.domain.plan import Plan
 from synapse_rejection_repair.domain.repair import RepairJob
 from synapse_rejection_repair.domain.spans import lowest_of
 from synapse_rejection_repair.domain.steps import Action, Step
+from synapse_rejection_repair.errors import RepairError
 from synapse_rejection_repair.ports import Checker, Clock, RoomWriter, StateLookup
+
+logger = logging.getLogger(__name__)
 
 
 class SynapseWriter(RoomWriter):
@@ -46,6 +53,7 @@ class SynapseWriter(RoomWriter):
         hooks: into Synapse's persistence.
         mending: brings rooms in line in the end.
         arrivals: gives events the stream orderings that were set aside for them.
+        failures: events that could not be stored.
         clock: tells the time.
     """
 
@@ -59,6 +67,7 @@ class SynapseWriter(RoomWriter):
         hooks: PersistenceHooks,
         mending: RoomMending,
         arrivals: ArrivalHooks,
+        failures: Failures,
         clock: Clock,
     ) -> None:
         self._stores = hs.get_datastores()
@@ -72,6 +81,7 @@ class SynapseWriter(RoomWriter):
         self._hooks = hooks
         self._mending = mending
         self._arrivals = arrivals
+        self._failures = failures
         self._orderings: dict[str, int] = {}
         self._clock = clock
 
@@ -135,12 +145,67 @@ class SynapseWriter(RoomWriter):
                 pairs.append((event, context))
                 changes_state = changes_state or event.is_state()
                 await self._clock.breathe()
-            if pairs:
-                await self._store_anew(job, steps, pairs)
+            stored = await self._store_all(job, steps, pairs) if pairs else set()
         except BaseException:
             self._contexts.forget(known)
             raise
-        return decided
+        if len(stored) == len(pairs):
+            return decided
+        self._contexts.forget(known.keys() - stored)
+        return [
+            (step, self._failures.verdict(step.node) or verdict)
+            for step, verdict in decided
+            if step.node.event_id in stored or self._failures.verdict(step.node)
+        ]
+
+    async def _store_all(
+        self,
+        job: RepairJob,
+        steps: Sequence[Step],
+        pairs: Sequence[tuple[EventBase, EventContext]],
+    ) -> set[str]:
+        """Stores events at once or, where Synapse fails at that, one by one.
+
+        Returns:
+            Those that are stored. Behind a state event at which it fails none is: the state
+            there will be another one.
+        """
+        ids = [event.event_id for event, _ in pairs]
+        try:
+            await self._store_anew(job, steps, pairs)
+            return {*ids}
+        except Exception as e:
+            self._raise_unless_of_an_event(e)
+            logger.warning("%i events of %s are stored one by one", len(ids), job.room_id)
+        # What was stored was stored in a transaction of its own, a hundred at a time.
+        stored = await self._journalled(job, steps[0].action, ids)
+        for step, pair in zip(steps, pairs, strict=False):
+            event = pair[0]
+            if event.event_id in stored:
+                continue
+            try:
+                await self._store_anew(job, [step], [pair])
+                stored.add(event.event_id)
+            except Exception as e:
+                self._raise_unless_of_an_event(e)
+                logger.exception("%s cannot be stored", event.event_id)
+                self._failures.note(job.room_id, event.event_id, e)
+                if event.is_state():
+                    break
+        return stored
+
+    def _raise_unless_of_an_event(self, error: Exception) -> None:
+        if isinstance(error, RepairError) or self._database.trouble(error) is not None:
+            raise error
+
+    async def _journalled(self, job: RepairJob, action: Action, ids: Collection[str]) -> set[str]:
+        clause, args = self._database.in_list("event_id", ids)
+        rows = await self._database.rows(
+            "journalled_of",
+            f"SELECT event_id FROM {JOURNAL} WHERE job_id = ? AND action = ? AND {clause}",
+            (job.job_id, action.value, *args),
+        )
+        return {event_id for (event_id,) in rows}
 
     async def _store_anew(
         self,
@@ -166,12 +231,14 @@ class SynapseWriter(RoomWriter):
             )
 
         ids = [event.event_id for event, _ in pairs]
-        orderings = {i: self._orderings.pop(i) for i in ids if i in self._orderings}
+        orderings = {i: self._orderings[i] for i in ids if i in self._orderings}
         with (
             self._arrivals.arriving(orderings, orderings, lambda txn, stored: None),
             self._hooks.storing_anew(ids, take),
         ):
             await self._door.store(pairs, backfilled=steps[0].backfill)
+        for event_id in orderings:
+            del self._orderings[event_id]
 
     async def _restate(
         self, job: RepairJob, steps: Sequence[Step], checker: EventChecker
@@ -188,11 +255,17 @@ class SynapseWriter(RoomWriter):
         self, job: RepairJob, steps: Sequence[Step], checker: EventChecker, known: dict[str, int]
     ) -> None:
         pairs: list[tuple[EventBase, EventContext]] = []
+        replaced: dict[str, str | None] = {}
         for step in steps:
             event = checker.whatever_is_stored(step.node.event_id)
             context = await self._contexts.of(event, known, checker)
             if step.node.rejected:
                 context.rejected = RejectedReason.AUTH_ERROR
+            elif (key := event.get_state_key()) is not None:
+                entry = await _entry(context, (event.type, key))
+                # Else the state before it is not known, but only that after it.
+                if entry != step.node.event_id:
+                    replaced[step.node.event_id] = entry
             group = context.state_group_before_event if step.node.rejected else context.state_group
             assert group is not None
             known[step.node.event_id] = group
@@ -210,6 +283,8 @@ class SynapseWriter(RoomWriter):
             self._store._invalidate_cache_and_stream_bulk(
                 txn, self._store._get_state_group_for_event, [(i,) for i in known]
             )
+            if note_replaced(txn, job.job_id, now, replaced):
+                self._store._invalidate_caches_for_room_events_and_stream(txn, job.room_id)
 
         async with self._stores.state_deletion.persisting_state_group_references(pairs):
             await self._database.run("restate", restate)
@@ -256,8 +331,18 @@ class SynapseWriter(RoomWriter):
         await self._mending.mend(room_id, extremities)
 
     @override
+    def not_stored(self, room_id: str) -> list[str]:
+        return self._failures.of(room_id)
+
+    @override
     def attending(self, room_id: str) -> AbstractContextManager[None]:
+        self._failures.forget(room_id)
         return self._hooks.attending(room_id, self._newcomers.renew)
+
+
+async def _entry(context: EventContext, key: StateKey) -> str | None:
+    """What the state before an event holds under a key."""
+    return (await context.get_prev_state_ids(StateFilter.from_types([key]))).get(key)
 
 
 _LookedUp = dict[tuple[int, frozenset[StateKey]], StateIds]

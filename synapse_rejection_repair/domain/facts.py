@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import attr
 
 from synapse_rejection_repair.domain.borrowed import BorrowedState, digests
-from synapse_rejection_repair.domain.gaps import Gap, Missing, gaps_behind
+from synapse_rejection_repair.domain.gaps import Gap, Missing, gaps_at_the_end, gaps_behind
 from synapse_rejection_repair.domain.health import Finding
 from synapse_rejection_repair.domain.model import Node, StateIds
 from synapse_rejection_repair.domain.scope import Scope
@@ -74,9 +74,10 @@ class RoomFacts:
             received: the events that it accepts.
         """
         missing = self.gaps
-        if not missing.events:
+        if not missing.events and not missing.tips:
             return ()
         citing = {event_id for cited_by in missing.events.values() for event_id in cited_by}
+        citing.update(i for node in missing.tips.values() for i in node.prev_event_ids)
         since, accepted = missing.since, set()
         for node in received:
             if not node.outlier:
@@ -91,7 +92,9 @@ class RoomFacts:
             for event_id, cited_by in missing.events.items()
         }
         gaps = gaps_behind(followed, accepted, doubtful)
-        return gaps if scope.whole else tuple(g for g in gaps if accepted.intersection(g.cited_by))
+        if not scope.whole:
+            return tuple(g for g in gaps if accepted.intersection(g.cited_by))
+        return gaps + gaps_at_the_end(missing.tips, since, accepted, doubtful)
 
     def fingerprint(self, scope: Scope, borrowed: Iterable[BorrowedState] = ()) -> str:
         """A digest of what a request chooses and of the facts that decide its plan.

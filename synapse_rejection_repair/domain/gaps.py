@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterable, Mapping
 
 import attr
 
+from synapse_rejection_repair.domain.model import Node
+
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)
 class Gap:
@@ -13,7 +15,7 @@ class Gap:
 
     Attributes:
         event_id: the missing event.
-        cited_by: the events here that follow it.
+        cited_by: the events here that follow it; none for a local user's membership at the end.
     """
 
     event_id: str
@@ -26,10 +28,14 @@ class Missing:
 
     Attributes:
         events: the missing events, each with the events that follow it and their depths.
+        tips: accepted memberships of local users that are here as outliers alone, and that nothing
+            follows, by id. Synapse stores an invite so that another server asks it to sign; it is
+            a part of the room only once it comes as all events do.
         since: the least depth of what repairs have accepted; `None` if they never did.
     """
 
     events: Mapping[str, Mapping[str, int]] = attr.Factory(dict)
+    tips: Mapping[str, Node] = attr.Factory(dict)
     since: int | None = None
 
 
@@ -86,3 +92,21 @@ def gaps_behind(
         if good:
             found.append(Gap(event_id, good))
     return tuple(found)
+
+
+def gaps_at_the_end(
+    tips: Mapping[str, Node], since: int, standing: Collection[str], others: Collection[str]
+) -> tuple[Gap, ...]:
+    """The gaps that nothing follows: memberships that could be a part of the room.
+
+    Args:
+        tips: the memberships; see `Missing`.
+        since: the depth down from which something can be missing.
+        standing: those of the doubtful events that are accepted.
+        others: the doubtful events: rejected, damaged and soft-failed ones.
+    """
+    return tuple(
+        Gap(event_id, ())
+        for event_id, node in sorted(tips.items())
+        if node.depth > since and all(i in standing or i not in others for i in node.prev_event_ids)
+    )

@@ -37,8 +37,8 @@ _DETAIL = {
     Finding.WRONGLY_SOFT_FAILED: "hidden from clients, because the current state was not what it"
     " should have been when they arrived",
     Finding.SOFT_FAILED: "hidden from clients, as they should be: soft-failed",
-    Finding.GAPS: "never stored here, though accepted events follow them: other servers may"
-    " have them",
+    Finding.GAPS: "no part of the room here, though accepted events follow them, or they are"
+    " memberships of this server's users: other servers may have them",
     Finding.BAD_CURRENT_STATE: "in the current state, but rejected or missing",
     Finding.BAD_EXTREMITIES: "forward extremities, but rejected, missing, outliers or followed"
     " by accepted events",

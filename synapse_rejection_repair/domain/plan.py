@@ -88,6 +88,7 @@ def complete(
     extremities: frozenset[str],
     final_state: StateIds,
     borrowed: tuple[BorrowedState, ...],
+    dropped: bool = False,
 ) -> Plan:
     """The plan, once it is known what becomes of each event and of the room.
 
@@ -99,6 +100,7 @@ def complete(
         extremities: the forward extremities that the room will have.
         final_state: the current state that it will have.
         borrowed: the states that are taken from another server.
+        dropped: no current state is kept of it, since this server is out of it.
     """
     received = steps.nodes(lambda kind: kind.receives)
     steps.backfill(delivered_as_history(received, deliver, final_state, extremities))
@@ -111,7 +113,7 @@ def complete(
         room_id=facts.room_id,
         fingerprint=facts.fingerprint(scope, borrowed),
         steps=steps,
-        state_changes=tuple(state_changes(facts.current_state, final_state)),
+        state_changes=() if dropped else tuple(state_changes(facts.current_state, final_state)),
         extremities=extremities,
         mend_extremities=not receives and extremities != facts.extremities,
         borrowed=borrowed,

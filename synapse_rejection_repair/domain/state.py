@@ -23,6 +23,18 @@ def difference(base: StateIds, state: StateIds) -> Delta:
     return {(c.type, c.state_key): c.after for c in state_changes(base, state)}
 
 
+def replaced(event_id: str, entry: str | None, noted: str | None) -> str | None:
+    """The event that a state event replaces, `None` if it is the first of its key.
+
+    Args:
+        event_id: the state event.
+        entry: what the state before it holds under its key. Where only the state after it is
+            known, that is taken for it, and tells nothing.
+        noted: what was found when the event was stored.
+    """
+    return noted if entry == event_id else entry
+
+
 @attr.s(frozen=True, slots=True, auto_attribs=True)
 class _Derived:
     base: StateRef

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from synapse_rejection_repair.domain.model import Node
-from synapse_rejection_repair.domain.state import StateRef
+from synapse_rejection_repair.domain.state import StateRef, replaced
 from synapse_rejection_repair.planning.states import States
 from synapse_rejection_repair.ports import DagReader
 
@@ -22,11 +22,19 @@ class EventStates:
         self.states = states
         self._dag = dag
         self._groups: dict[str, int] = {}
+        self._replaced: dict[str, str | None] | None = None
+        self._restatable: Collection[str] = ()
         self._found: dict[str, StateRef] = {}
 
-    async def read(self, event_ids: Collection[str]) -> None:
-        """Reads what is stored of some events; of all others that is forgotten."""
+    async def read(self, event_ids: Collection[str], restatable: Collection[str] = ()) -> None:
+        """Reads what is stored of some events; of all others that is forgotten.
+
+        Args:
+            event_ids: the events.
+            restatable: those of them that may be restated.
+        """
         self._groups = await self._dag.state_groups(event_ids)
+        self._restatable, self._replaced = restatable, None
 
     def stored(self, event_id: str) -> StateRef | None:
         """The stored state of an event; `None` if it has none."""
@@ -73,12 +81,34 @@ class EventStates:
         self._go_on(node, before)
 
     async def restate(self, node: Node) -> bool:
-        """Finds the state after an accepted event anew; gives whether it is not the stored one."""
+        """Finds the state at an accepted event anew; gives whether that is not what is stored."""
         stored, before = self._groups[node.event_id], await self.before(node)
         after = stored if before is None else self.states.after(before, node)
         changed = not await self.states.equal(stored, after)
+        notes = await self._notes() if changed or node.key is not None else {}
+        # Nothing can be done about what cannot be read.
+        changed = changed and node.event_id in notes
         self._go_on(node, after if changed else stored)
-        return changed
+        return changed or await self._replaces_another(node, before, notes)
+
+    async def _notes(self) -> Mapping[str, str | None]:
+        """What the events that may be restated replace, as noted; read where one has to be."""
+        if self._replaced is None:
+            self._replaced = await self._dag.replaced(self._restatable)
+        return self._replaced
+
+    async def _replaces_another(
+        self, node: Node, before: StateRef | None, notes: Mapping[str, str | None]
+    ) -> bool:
+        """Whether a state event replaces another one than is noted with it.
+
+        An event that overwrites what is wrong in the state before it has the right state after it.
+        """
+        if before is None or node.key is None or node.event_id not in notes:
+            return False
+        noted = notes[node.event_id]
+        entry = (await self.states.lookup(before)([node.key])).get(node.key)
+        return replaced(node.event_id, entry, noted) != noted
 
     def _go_on(self, node: Node, after: StateRef | None) -> None:
         if after is not None:

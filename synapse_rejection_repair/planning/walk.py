@@ -82,7 +82,8 @@ class Walk:
         for event_ids in batches(await self._clock.in_thread(ids_in_order, nodes), _BATCH):
             batch = [nodes[event_id] for event_id in event_ids]
             around = {i for n in batch for i in (*n.prev_event_ids, n.event_id)}
-            await self._events.read(around | facts.extremities)
+            restatable = [i for i in event_ids if i not in facts.suspects]
+            await self._events.read(around | facts.extremities, restatable)
             judged = [
                 node
                 for node in batch
@@ -149,7 +150,7 @@ class Walk:
             self.steps.add(node, Action.RESTATE, ACCEPTED)
 
     async def _is_restated(self, node: Node) -> bool:
-        """Whether the state after an accepted event is not the stored one any more."""
+        """Whether the state at an accepted event is not the stored one any more."""
         if node.outlier or self._events.stored(node.event_id) is None:
             return False
         doubtful = node.event_id in self._facts.stale or self._events.follows_found(node)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Generic
 
@@ -76,13 +76,32 @@ class JobStatusServlet(_Servlet[Request, Progress]):
 
 
 class JobCancelServlet(_Servlet[Request, Progress]):
-    """`POST /{plural}/{id}/cancel`: stops a job between two batches of events."""
+    """`POST /{plural}/{id}/cancel`: stops a job between two batches of events, or before it begins.
+
+    Args:
+        base: the path that the module is mounted under.
+        plural: what the jobs are called.
+        store: the jobs.
+        row: a job as JSON.
+        cancel: ends a job that has not begun, or asks one to stop.
+    """
 
     _BELOW = "/(?P<job_id>[^/]+)/cancel"
+
+    def __init__(
+        self,
+        base: str,
+        plural: str,
+        store: JobStore[Request, Progress],
+        row: Callable[[Job[Request, Progress]], JsonDict],
+        cancel: Callable[[str], Awaitable[Job[Request, Progress]]],
+    ) -> None:
+        super().__init__(base, plural, store, row)
+        self._cancel = cancel
 
     async def on_POST(self, request: SynapseRequest, job_id: str) -> tuple[int, JsonDict]:
         """Answers with the job's progress."""
         job_id = params.job_id(job_id)
         params.query(request, ())
         params.body(request, ())
-        return HTTPStatus.OK, self._row(await self._store.cancel(job_id))
+        return HTTPStatus.OK, self._row(await self._cancel(job_id))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import json
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
 
+from synapse.api.errors import Codes, SynapseError
 from synapse.http.servlet import parse_json_object_from_request
 from synapse.http.site import SynapseRequest
 
@@ -60,13 +64,28 @@ def body(request: SynapseRequest, known: Collection[str]) -> dict[str, object]:
 
     Raises:
         InvalidParam: a key is unknown: a mistyped `dryrun` must never run for real.
-        SynapseError: the body is no JSON object.
+        SynapseError: the body is no JSON object, or one with a key that is there twice: of a
+            `dry_run` that says yes and no, the last would count.
     """
     content = parse_json_object_from_request(request, allow_empty_body=True)
+    if content and request.content is not None:
+        request.content.seek(0)
+        json.loads(request.content.read(), object_pairs_hook=_refuse_repeated)
     for key in content:
         if key not in known:
             raise InvalidParam(_printable(key), f"is not known; known are: {_listed(known)}")
     return dict(content)
+
+
+def _refuse_repeated(pairs: Sequence[tuple[str, object]]) -> None:
+    counts = Counter(name for name, _ in pairs)
+    for name, count in counts.items():
+        if count > 1:
+            raise SynapseError(
+                HTTPStatus.BAD_REQUEST,
+                f"'{_printable(name)}' is given more than once",
+                Codes.BAD_JSON,
+            )
 
 
 def boolean(body: Mapping[str, object], name: str, default: bool) -> bool:

@@ -33,7 +33,7 @@ def test_a_gap_is_behind_what_is_accepted() -> None:
     assert gaps_behind(missing, {"R"}, {"R", "T"}) == (Gap("P", ("A", "R")), Gap("Q", ("R",)))
 
 
-def facts(since: int | None) -> RoomFacts:
+def facts(since: int | None, *, tips: bool = False) -> RoomFacts:
     return RoomFacts(
         room_id="!r",
         room_version="11",
@@ -45,7 +45,11 @@ def facts(since: int | None) -> RoomFacts:
         extremities=frozenset(),
         bad_extremities=frozenset(),
         defects={},
-        gaps=Missing({"P": {"A": 9}, "Q": {"R": 9}, "S": {"T": 9}, "O": {"B": 1}}, since),
+        gaps=Missing(
+            {"P": {"A": 9}, "Q": {"R": 9}, "S": {"T": 9}, "O": {"B": 1}},
+            draw("I[member @u:a] <- R; J[member @v:a] <- T; K[member @w:a] <- A") if tips else {},
+            since,
+        ),
     )
 
 
@@ -63,3 +67,15 @@ def test_only_what_is_missing_since_the_first_wrong_rejection_counts() -> None:
     assert [g.event_id for g in facts(since=8).gaps_for(Scope(), [])] == ["P"]
     assert [g.event_id for g in facts(since=0).gaps_for(Scope(), [])] == ["O", "P"]
     assert facts(since=9).gaps_for(Scope(), []) == ()
+
+
+def test_a_membership_at_the_end_is_missing_where_what_it_follows_is_accepted() -> None:
+    room = facts(since=0, tips=True)
+    received = [room.suspects["R"]]
+    assert {*room.gaps_for(Scope(), received)} >= {Gap("I", ()), Gap("K", ())}
+    assert Gap("J", ()) not in room.gaps_for(Scope(), received)
+    assert {*room.gaps_for(Scope(), [])} >= {Gap("K", ())}
+    # None of it is behind a part of the room, and above the first rejection nothing counts.
+    assert all(g.cited_by for g in room.gaps_for(Scope(frozenset({"R"})), received))
+    assert all(g.cited_by for g in facts(since=99, tips=True).gaps_for(Scope(), []))
+    assert facts(since=None, tips=True).gaps_for(Scope(), []) == ()

@@ -155,6 +155,7 @@ def assert_whole(world: World, right: World) -> None:
     assert world.extremities == right.extremities
     assert world.current == right.current
     assert world.states() == right.states()
+    assert world.replacing() == right.replacing()
 
 
 @FORKS
@@ -178,7 +179,11 @@ def test_a_plan_foretells_the_run_and_writes_nothing(drawn: Drawn, deliver: Deli
     restated = {s.node.event_id for s in plan.steps if s.action is Action.RESTATE}
     assert received == world.rejected - right.rejected
     assert rejected == right.rejected
-    wrong_state = {i for i in world.accepted if world.states()[i] != right.states()[i]}
+    wrong_state = {
+        i
+        for i in world.accepted
+        if world.states()[i] != right.states()[i] or world.noted.get(i) != right.noted.get(i)
+    }
     # Of what stays rejected, the state before it is for a repair to decide.
     assert restated & world.accepted == wrong_state
     assert plan.extremities == right.extremities
@@ -208,7 +213,7 @@ def test_a_second_run_finds_nothing_to_do(drawn: Drawn) -> None:
     job = world.repair()
     assert (job.status, job.progress.accepted) == (Status.COMPLETE, 0)
     assert world.journal == []
-    world.journal = list(before[6])  # type: ignore[index]
+    world.journal = list(before[7])  # type: ignore[index]
     assert world.snapshot() == before
 
 

@@ -72,9 +72,11 @@ class World:
         self.soft_failed: set[str] = set()
         self.groups: dict[int, StateIds] = {}
         self.after: dict[str, int] = {}
+        self.noted: dict[str, str | None] = {}
         self.edges: dict[str, tuple[str, ...]] = {}
         self.extremities: set[str] = set()
         self.current: StateIds = {}
+        self.joined = True
         self.unindexed: set[str] = set()
         self.journal: list[tuple[str, Action]] = []
         self.unfinished: set[str] = set()
@@ -123,6 +125,8 @@ class World:
             return
         after = {**before, node.key: node.event_id} if accepted and node.key else dict(before)
         self.after[node.event_id] = self._group(after)
+        if node.key:
+            self.noted[node.event_id] = before.get(node.key)
         if accepted:
             self.edges[node.event_id] = node.prev_event_ids
             self.extremities.add(node.event_id)
@@ -200,12 +204,17 @@ class World:
         """The state after each event."""
         return {i: self.groups[group] for i, group in self.after.items()}
 
+    def replacing(self) -> dict[str, str | None]:
+        """The event that each accepted state event replaces, as noted."""
+        return {i: noted for i, noted in self.noted.items() if i in self.accepted}
+
     def snapshot(self) -> object:
         """Everything, for proving that nothing was written."""
         return (
             dict(self.nodes),
             set(self.soft_failed),
             self.states(),
+            dict(self.noted),
             dict(self.edges),
             set(self.extremities),
             dict(self.current),
@@ -343,6 +352,9 @@ class World:
     async def state_groups(self, event_ids: Collection[str]) -> dict[str, int]:
         return {i: self.after[i] for i in event_ids if i in self.after}
 
+    async def replaced(self, event_ids: Collection[str]) -> dict[str, str | None]:
+        return {i: self.noted.get(i) for i in event_ids}
+
     async def stream_orderings(self, event_ids: Collection[str]) -> dict[str, int]:
         return {i: self.nodes[i].stream_ordering for i in event_ids if i in self.nodes}
 
@@ -388,6 +400,9 @@ class World:
         assert isinstance(checker, FakeChecker)
         return self._resolve(states, checker.rejected)
 
+    async def joined_here(self, state: StateIds) -> bool:
+        return self.joined
+
     # RoomWriter.
 
     async def prepare(self, plan: Plan) -> None:
@@ -424,6 +439,8 @@ class World:
             sets = node.key is not None and node.rejected is None
             after = {**before, node.key: event_id} if sets and node.key else dict(before)
             self.after[event_id] = self._group(after)
+            if sets and node.key:
+                self.noted[event_id] = before.get(node.key)
             self.journal.append((event_id, step.action))
             self.unfinished.add(event_id)
             return step.verdict
@@ -460,6 +477,9 @@ class World:
 
     async def finish_after(self, room_id: str, work: Callable[[], Awaitable[Plan]]) -> None:
         await self.finish(await work())
+
+    def not_stored(self, room_id: str) -> list[str]:
+        return []
 
     def attending(self, room_id: str) -> AbstractContextManager[None]:
         return nullcontext()

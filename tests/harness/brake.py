@@ -6,13 +6,15 @@ rules are in a JSON file, read again when it changes:
     [{"transaction": "persist_events", "nth": 2, "kill": "before"}]
     [{"transaction": "persist_events", "seconds": 0.3}]
     [{"transaction": "persist_events", "hold": 2}]
+    [{"transaction": "persist_events", "fail": 2}]
 
 `kill` ends the process, as `kill -9` does, just before the commit of the nth such transaction
 since the file was read, or just after it, or `amid` it: before its second statement, for SQLite
 commits what changes the schema at once. The file is gone by then: a new start is left alone.
 With `"since": {"transaction": "…", "nth": 7}`, only those count that come after the 7th such one.
 `seconds` is how long every such transaction waits before it begins, with nothing held; `hold`
-lets the nth and all that follow wait for as long as there is a rule with the word.
+lets the nth and all that follow wait for as long as there is a rule with the word. `fail` lets
+so many fail, as where somebody else keeps the database locked.
 """
 
 from __future__ import annotations
@@ -45,6 +47,9 @@ class Brake:
             for rule in self._rules_for(desc):
                 if "seconds" in rule:
                     await api.sleep(rule["seconds"])
+                if rule.get("fail", 0) > self._counts["fail " + desc]:
+                    self._counts["fail " + desc] += 1
+                    raise pool.engine.module.OperationalError("database is locked")
                 if "hold" in rule:
                     self._counts["hold " + desc] += 1
                     while self._holds(desc):

@@ -14,6 +14,7 @@ from tests.harness.brake import brake
 from tests.harness.config import EXAMPLE
 from tests.harness.database import Database, SqliteDatabase
 from tests.harness.federation import Pair, running
+from tests.harness.installs import NEWEST, Install
 from tests.harness.server import Server
 from tests.harness.waiting import wait_for
 
@@ -45,7 +46,9 @@ class Braked:
 
 
 @contextmanager
-def braked_pair(folder: Path, database: Database | None = None) -> Iterator[Braked]:
+def braked_pair(
+    folder: Path, database: Database | None = None, install: Install = NEWEST
+) -> Iterator[Braked]:
     folder.mkdir(exist_ok=True)
     control = folder / "brake.json"
     modules = [
@@ -54,7 +57,7 @@ def braked_pair(folder: Path, database: Database | None = None) -> Iterator[Brak
         *yaml.safe_load(EXAMPLE.read_text())["modules"],
     ]
     a = Server(folder / "a", modules=[])
-    b = Server(folder / "b", modules=modules, database=database)
+    b = Server(folder / "b", install=install, modules=modules, database=database)
     with running(a, b):
         yield Braked(Pair(a, b), control)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 import uuid
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote
 
 import requests
 from canonicaljson import encode_canonical_json
@@ -171,6 +172,14 @@ class HostilePeer:
             )
         response.raise_for_status()
         return cast(JsonDict, response.json())
+
+    def states_given(self, of: Server, event_ids: Iterable[str]) -> dict[str, set[str]]:
+        """Returns the state before each of some events, as another server gives it to A."""
+        path = "/_matrix/federation/v1" + quoted("state_ids", self.room_id) + "?event_id="
+        return {
+            event_id: {*self.request(of, "GET", path + quote(event_id, safe=""))["pdu_ids"]}
+            for event_id in event_ids
+        }
 
     def extremities(self) -> list[str]:
         """Returns A's forward extremities of the room."""
