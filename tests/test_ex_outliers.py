@@ -34,4 +34,6 @@ def test_it_says_what_it_replaces() -> None:
         "replaces_state": "$before",
     }
     assert completed(text, about, "$before") == (text, about)
-    assert json.loads(completed("{}", "{}", "$b")[0]) == {"unsigned": {"replaces_state": "$b"}}
+    text, _ = completed('{"type": "m", "unsigned": 1}', "{}", "$b")
+    assert json.loads(text) == {"type": "m", "unsigned": {"replaces_state": "$b"}}
+    assert completed("no JSON", "none", "$b") == ("no JSON", "none")

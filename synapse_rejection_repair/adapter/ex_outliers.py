@@ -9,6 +9,7 @@ from synapse.events import EventBase
 from synapse.storage.database import LoggingTransaction, make_in_list_sql_clause
 
 from synapse_rejection_repair.adapter.journal import journal
+from synapse_rejection_repair.adapter.json_object import json_object
 
 _UNSIGNED = "replaces_state"
 _NO_LONGER = ("outlier", "out_of_band_membership")
@@ -62,15 +63,13 @@ def completed(text: str, metadata: str, replaced: str | None) -> tuple[str, str]
         metadata: its internal metadata as they are stored.
         replaced: the event in whose place in the state it came, `None` if there was none.
     """
-    about = json.loads(metadata)
+    about, event = json_object(metadata), json_object(text)
     if not about.keys().isdisjoint(_NO_LONGER):
         metadata = _encode({k: v for k, v in about.items() if k not in _NO_LONGER})
-    if replaced is not None:
-        event = json.loads(text)
-        unsigned = event.setdefault("unsigned", {})
-        if unsigned.get(_UNSIGNED) != replaced:
-            unsigned[_UNSIGNED] = replaced
-            text = _encode(event)
+    said = event.get("unsigned")
+    unsigned = said if isinstance(said, dict) else {}
+    if event and replaced is not None and unsigned.get(_UNSIGNED) != replaced:
+        text = _encode({**event, "unsigned": {**unsigned, _UNSIGNED: replaced}})
     return text, metadata
 
 
