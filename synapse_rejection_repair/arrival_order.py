@@ -89,10 +89,6 @@ class ArrivalOrder:
             if not event.rejected:
                 batch.skipped.append(Skipped(event.event_id, Skip.REJECTED_HERE))
             return True
-        # What this server has accepted may be in its states: it is for the rules to decide.
-        if event.rejected and not event.cited and held is not Held.OUTLIER:
-            batch.skipped.append(Skipped(event.event_id, Skip.REJECTED_BY_SOURCE))
-            return True
         return False
 
     async def _settle(self, batch: _Batch) -> AsyncIterator[list[SourceEvent]]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attr
 
 from synapse_rejection_repair.domain.imports import Held, Skip, Summary
-from synapse_rejection_repair.domain.media import Mxc
+from synapse_rejection_repair.domain.media import Mentions
 from synapse_rejection_repair.domain.source import BEGINNING, SourceEvent
 from synapse_rejection_repair.domain.visibility import hidden_from
 from synapse_rejection_repair.errors_imports import OtherRoomVersion, UnknownSourceRoom
 from synapse_rejection_repair.media_import import MediaImport
-from synapse_rejection_repair.ports_imports import Forecast, ImportTarget, Source
+from synapse_rejection_repair.ports_imports import Foretold, ImportTarget, Source
 
 _LOOKED_AT = 500
 """How many events are read and compared at a time."""
@@ -37,10 +37,19 @@ async def require_room(source: Source, target: ImportTarget, name: str, room_id:
     return version
 
 
-async def missing(source: Source, target: ImportTarget, room_id: str) -> int:
-    """How many events of a room the source has accepted that this server has not in full."""
+async def missing(
+    source: Source, target: ImportTarget, room_id: str, *, rejected: bool = False
+) -> int:
+    """How many events of a room the source has accepted that this server has not in full.
+
+    Args:
+        source: the old database.
+        target: this server.
+        room_id: the room.
+        rejected: count those that it rejected as well, which are judged anew.
+    """
     count, after = 0, BEGINNING
-    while found := await source.accepted_ids(room_id, after, _IDS):
+    while found := await source.ids(room_id, after, _IDS, rejected=rejected):
         after = found[-1][0]
         held = await target.held([event_id for _, event_id in found])
         count += sum(i not in held or not held[i].in_full for _, i in found)
@@ -91,32 +100,32 @@ async def summarise(
         server_name: this server's name.
         verify: check signatures as well.
     """
-    summary, seen = Summary(), set[Mxc]()
+    summary, mentions = Summary(), Mentions()
     forecast = target.forecast(room_id, version, source, verify)
     after = BEGINNING
     while events := await source.history(room_id, after, _LOOKED_AT):
         after = events[-1].position
-        summary = await _add(summary, source, target, forecast, room_id, server_name, events)
-        found = await media.summarise(source, events, seen, summary.media)
-        summary = attr.evolve(summary, media=found)
-    return summary
+        held = await target.held([e.event_id for e in events])
+        foretold = await forecast.inspect(events, held)
+        summary = await _add(summary, source, target, room_id, server_name, events, held, foretold)
+        await media.look(mentions, events, held, foretold)
+    return attr.evolve(summary, media=await media.summarise(source, mentions))
 
 
 async def _add(
     summary: Summary,
     source: Source,
     target: ImportTarget,
-    forecast: Forecast,
     room_id: str,
     server_name: str,
     events: Sequence[SourceEvent],
+    held: Mapping[str, Held],
+    foretold: Foretold,
 ) -> Summary:
-    held = await target.held([e.event_id for e in events])
     lacking = [e for e in events if (how := held.get(e.event_id)) is None or not how.in_full]
-    accepted = [e for e in lacking if not e.rejected or held.get(e.event_id) is Held.OUTLIER]
-    refused, pruned = await forecast.inspect(accepted)
+    refused, pruned = foretold.skipped, foretold.pruned
     bad = {s.event_id for s in refused}
-    arriving = [e for e in accepted if e.event_id not in bad]
+    arriving = [e for e in lacking if e.event_id not in bad]
     prevs = {p for e in arriving for p in e.prev_event_ids} - {e.event_id for e in arriving}
     known = {i for i, how in (await target.held(prevs)).items() if how is Held.FULL}
     there = await source.positions(room_id, prevs - known)
@@ -124,7 +133,8 @@ async def _add(
     reasons = Counter(s.reason for s in refused)
     fails_auth = sum(reasons[r] for r in _AUTH)
     bad_signature = sum(reasons[r] for r in _SIGNATURE)
-    unreadable = len(refused) - reasons[Skip.BAD_EVENT_ID] - bad_signature - fails_auth
+    rejected = reasons[Skip.REJECTED_BY_SOURCE]
+    unreadable = len(refused) - reasons[Skip.BAD_EVENT_ID] - bad_signature - fails_auth - rejected
     hidden = await _hidden_events(source, room_id, server_name, arriving)
     return attr.evolve(
         summary,
@@ -132,7 +142,7 @@ async def _add(
         present=summary.present + len(events) - len(lacking),
         to_import=summary.to_import + len(arriving),
         outliers=summary.outliers + sum(e.event_id in held for e in arriving),
-        rejected=summary.rejected + len(lacking) - len(accepted),
+        rejected=summary.rejected + rejected,
         soft_failed=summary.soft_failed + sum(e.soft_failed for e in arriving),
         bad_hash=summary.bad_hash + len(pruned) + reasons[Skip.BAD_EVENT_ID],
         bad_signature=summary.bad_signature + bad_signature,

@@ -92,7 +92,7 @@ class ImportRunner(Runner[ImportRequest, ImportProgress]):
         version = await require_room(source, self.target, job.request.source, room_id)
         if job.request.media:
             self.media.require_possible(job.request.source, source)
-        lacking = await missing(source, self.target, room_id)
+        lacking = await missing(source, self.target, room_id, rejected=True)
         total = job.progress.done + lacking
         job = await self.store.save(job.begun(self.clock.now_ms()).with_progress(total=total))
         # One that was begun goes on to its end: what is left out there counts as well.

@@ -179,4 +179,4 @@ class ImportService:
         joined = sorted(await self.target.joined_rooms(list(await source.rooms())))
         if request.media:
             return joined
-        return [r for r in joined if await missing(source, self.target, r)]
+        return [r for r in joined if await missing(source, self.target, r, rejected=True)]

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Mapping, Sequence
 
 import attr
 
-from synapse_rejection_repair.domain.imports import ImportJob
+from synapse_rejection_repair.domain.batches import batches
+from synapse_rejection_repair.domain.imports import Held, ImportJob
 from synapse_rejection_repair.domain.media import (
     MediaSkip,
     MediaSummary,
+    Mentions,
     Mxc,
     SkippedMedium,
     SourceMedium,
     references,
+    server_of,
 )
-from synapse_rejection_repair.domain.source import BEGINNING, Position, SourceEvent
+from synapse_rejection_repair.domain.source import BEGINNING, SourceEvent
 from synapse_rejection_repair.errors_imports import NoMediaStore
 from synapse_rejection_repair.ports import Clock
-from synapse_rejection_repair.ports_imports import MediaFiles, MediaTarget, Source
+from synapse_rejection_repair.ports_imports import Foretold, MediaFiles, MediaTarget, Source
 
 _PAGE = 200
 """How many events are looked through at a time."""
@@ -28,8 +31,10 @@ _PAGE = 200
 class MediaImport:
     """Looks for media, and copies them.
 
-    All accepted events of the room count, those too that this server had already: their
-    media are lost with the old server just the same.
+    All of the source's events count that this server has accepted, those too that it had
+    already: their media are lost with the old server just the same. What they name is told
+    from what this server shows of them: nothing where they are redacted, or are not what the
+    source says.
 
     Attributes:
         target: where they go.
@@ -39,19 +44,50 @@ class MediaImport:
     target: MediaTarget
     clock: Clock
 
-    async def summarise(
-        self, source: Source, events: Iterable[SourceEvent], seen: set[Mxc], summary: MediaSummary
-    ) -> MediaSummary:
-        """Adds what some events refer to to what an import of media would bring.
+    async def look(
+        self,
+        mentions: Mentions,
+        events: Sequence[SourceEvent],
+        held: Mapping[str, Held],
+        foretold: Foretold,
+    ) -> None:
+        """Adds what some events name, as they stand here or would stand here.
+
+        Args:
+            mentions: what the room's events name; added to.
+            events: the events, as the source has them.
+            held: how this server has those that it has.
+            foretold: what would become of the others.
+        """
+        full = [e.event_id for e in events if held.get(e.event_id) is Held.FULL]
+        contents = await self.target.contents(full)
+        out = {*foretold.pruned, *(s.event_id for s in foretold.skipped)}
+        for event in events:
+            how = held.get(event.event_id)
+            if (how is None or not how.in_full) and event.event_id not in out:
+                contents[event.event_id] = (event.pdu or {}).get("content")
+        servers = {e.event_id: server_of(str((e.pdu or {}).get("sender"))) for e in events}
+        named = {i: c for i, c in contents.items() if references(c)}
+        for event_id, content in named.items():
+            mentions.add(event_id, servers[event_id], content)
+        for redaction in (*foretold.redactions, *await self.target.redactions(named)):
+            mentions.redact(redaction)
+
+    async def summarise(self, source: Source, mentions: Mentions) -> MediaSummary:
+        """What an import of media would bring.
 
         Args:
             source: the old database.
-            events: the events.
-            seen: what earlier events refer to; added to.
-            summary: what was found of that.
+            mentions: what the room's events name.
         """
-        wanted = _named(events) - seen
-        seen |= wanted
+        summary, origin = MediaSummary(), await source.server_name()
+        for some in batches(mentions.standing()):
+            summary = await self._add(summary, source, origin, set(some))
+        return summary
+
+    async def _add(
+        self, summary: MediaSummary, source: Source, origin: str | None, wanted: set[Mxc]
+    ) -> MediaSummary:
         present = await self.target.present(wanted)
         found = await source.media(wanted - present)
         files = source.media_files()
@@ -62,7 +98,6 @@ class MediaImport:
                 arriving.append(medium)
             else:
                 unavailable += 1
-        origin = await source.server_name()
         unavailable += sum(m.server == origin for m in wanted - present - found.keys())
         return MediaSummary(
             referenced=summary.referenced + len(wanted),
@@ -115,8 +150,10 @@ class MediaImport:
         origin = await source.server_name()
         job = await self._count_last(job, source)
         after = job.progress.media.cursor or BEGINNING
-        async for events, cursor in _pages(source, job.room_id, after):
-            wanted = _named(events)
+        while page := await source.ids(job.room_id, after, _PAGE, rejected=True):
+            after = page[-1][0]
+            contents = await self.target.contents([event_id for _, event_id in page])
+            wanted = set[Mxc]().union(*map(references, contents.values()))
             wanted -= await self.target.present(wanted)
             found = await source.media(wanted)
             progress = job.progress.media
@@ -136,7 +173,7 @@ class MediaImport:
                 else:
                     skipped.append(SkippedMedium(mxc, wrong))
                 await self.clock.pause()
-            job = await self.target.note(job, attr.evolve(progress, cursor=cursor), skipped)
+            job = await self.target.note(job, attr.evolve(progress, cursor=after), skipped)
             if job.cancel_requested:
                 return job
         return job
@@ -148,19 +185,3 @@ class MediaImport:
             return job
         found = await source.media([last])
         return await self.target.note(job, progress.took(found[last]), ()) if found else job
-
-
-def _named(events: Iterable[SourceEvent]) -> set[Mxc]:
-    found: set[Mxc] = set()
-    for event in events:
-        if not event.rejected and event.pdu is not None:
-            found |= references(event.pdu.get("content"))
-    return found
-
-
-async def _pages(
-    source: Source, room_id: str, after: Position
-) -> AsyncIterator[tuple[list[SourceEvent], Position]]:
-    while events := await source.history(room_id, after, _PAGE):
-        after = events[-1].position
-        yield events, after

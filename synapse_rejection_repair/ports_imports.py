@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
+
+import attr
 
 from synapse_rejection_repair.domain.imports import Held, ImportJob, Skipped
 from synapse_rejection_repair.domain.listing import Listing, Page
@@ -12,6 +14,7 @@ from synapse_rejection_repair.domain.media import (
     MediaProgress,
     MediaSkip,
     Mxc,
+    Redaction,
     SkippedMedium,
     SourceMedium,
     SourceThumbnail,
@@ -65,10 +68,17 @@ class Source(Protocol):
     async def count(self, room_id: str) -> int:
         """How many events of the room there are that are no outliers."""
 
-    async def accepted_ids(
-        self, room_id: str, after: Position, limit: int
+    async def ids(
+        self, room_id: str, after: Position, limit: int, *, rejected: bool
     ) -> list[tuple[Position, str]]:
-        """The next of the room's accepted events, in the source's order."""
+        """The next of the room's events that are no outliers, in the source's order.
+
+        Args:
+            room_id: the room.
+            after: the position that they are behind.
+            limit: how many at most.
+            rejected: also those that it rejected.
+        """
 
     async def history(self, room_id: str, after: Position, limit: int) -> list[SourceEvent]:
         """The next of the room's events that are no outliers, in the source's order."""
@@ -78,6 +88,9 @@ class Source(Protocol):
 
     async def positions(self, room_id: str, event_ids: Collection[str]) -> dict[str, Position]:
         """Where those of the events are in its order that it has as no outliers."""
+
+    async def state(self, group: int) -> StateIds:
+        """The state of one of its state groups."""
 
     async def state_before(self, event: SourceEvent) -> StateIds:
         """The state before one of its events; empty if it does not know it."""
@@ -129,14 +142,31 @@ class Sources(Protocol):
         """
 
 
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class Foretold:
+    """What would become of some events of the source.
+
+    Attributes:
+        skipped: those that would not be accepted, and why.
+        pruned: those that would arrive redacted, since their content is not what was hashed.
+        redactions: those that would redact others.
+    """
+
+    skipped: list[Skipped]
+    pruned: list[str]
+    redactions: list[Redaction]
+
+
 class Forecast(Protocol):
     """Foretells which events of one room would arrive. Writes nothing."""
 
-    async def inspect(self, events: Sequence[SourceEvent]) -> tuple[list[Skipped], list[str]]:
-        """Those of the events that would not be accepted, and those that would arrive redacted.
+    async def inspect(self, events: Sequence[SourceEvent], held: Mapping[str, Held]) -> Foretold:
+        """What would become of some events.
 
         Args:
-            events: events that the source has accepted, in its order.
+            events: the next of the source's events, in its order.
+            held: how this server has those that it has; of what it has in full, the states
+                alone are looked at.
         """
 
 
@@ -182,6 +212,12 @@ class MediaTarget(Protocol):
 
     def require_available(self) -> None:
         """Raises `NoMediaRepository` if this process keeps no media."""
+
+    async def contents(self, event_ids: Collection[str]) -> dict[str, Any]:
+        """The contents of those of some events that this server has accepted, as it shows them."""
+
+    async def redactions(self, event_ids: Collection[str]) -> list[Redaction]:
+        """The redactions that this server has of some events, be these here or not."""
 
     async def present(self, wanted: Collection[Mxc]) -> set[Mxc]:
         """Those of some media that this server has already, or is the origin of."""

@@ -195,6 +195,7 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         database,
         rooms,
         dag,
+        states,
         make_checker,
         clock,
         hooks,

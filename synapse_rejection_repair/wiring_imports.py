@@ -27,6 +27,7 @@ from synapse_rejection_repair.domain.imports import ImportProgress, ImportReques
 from synapse_rejection_repair.import_jobs import ImportRunner
 from synapse_rejection_repair.importing import ImportService
 from synapse_rejection_repair.media_import import MediaImport
+from synapse_rejection_repair.ports import StateReader
 from synapse_rejection_repair.ports_imports import Source
 from synapse_rejection_repair.rest import serialise
 from synapse_rejection_repair.rest.imports import (
@@ -50,6 +51,7 @@ def wire_imports(
     database: Database,
     rooms: SynapseRooms,
     dag: SynapseDag,
+    states: StateReader,
     make_checker: Callable[[str], EventChecker],
     clock: ReactorClock,
     hooks: PersistenceHooks | None,
@@ -67,6 +69,7 @@ def wire_imports(
         database: Synapse's main database.
         rooms: knows rooms.
         dag: knows events.
+        states: resolves states.
         make_checker: gives a fresh checker for a room of a version.
         clock: the reactor's.
         hooks: into Synapse's persistence, on a process that writes events.
@@ -77,7 +80,7 @@ def wire_imports(
     sources = ConfiguredSources(configs, clock)
     admission = Admission(hs, clock)
 
-    target = SynapseImportTarget(database, rooms, admission, make_checker, clock)
+    target = SynapseImportTarget(database, rooms, admission, make_checker, states, clock)
     store = SynapseJobStore(database, "import", ImportRequest, ImportProgress, writes_room, clock)
     media = MediaImport(SynapseMediaTarget(hs, database, store, clock), clock)
     runner = None

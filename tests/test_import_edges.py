@@ -44,11 +44,11 @@ def test_hidden_soft_failed_and_rejected(tmp_path: Path) -> None:
         alice.send_state(r, "m.room.history_visibility", {"history_visibility": "joined"})
         special["hidden"] = alice.send_message(r, "Among ourselves")
         alice.send_state(r, "m.room.history_visibility", {"history_visibility": "shared"})
-        world.a.sabotage(type="org.example.rejected", room_id=r)
         peer = HostilePeer(world.c, r)
         sees = HostilePeer(world.a, r)
         event: dict[str, Any] = {
-            "type": "org.example.rejected",
+            "type": "m.room.server_acl",
+            "state_key": "",
             "sender": world.carol.user_id,
             "content": {},
             "room_id": r,
@@ -56,17 +56,18 @@ def test_hidden_soft_failed_and_rejected(tmp_path: Path) -> None:
         event.update(prev_events=[], auth_events=[], depth=1, origin_server_ts=0)
         tips = sees.extremities()
         pdu, special["rejected"] = peer.forge(
-            "org.example.rejected",
+            "m.room.server_acl",
             world.carol.user_id,
             {},
+            state_key="",
             prev_events=tips,
             auth_events=sees._auth_events(event),
             depth=sees._depth(tips),
         )
         peer.send(world.a, pdu)
         world.a.wait_for_event(special["rejected"])
-        world.a.sabotage_off()
         assert world.a.rejected(r) == {special["rejected"]}
+        del event["state_key"]
         # One that follows the rejected one, so that it is cited.
         event["type"] = "m.room.message"
         pdu, special["after"] = peer.forge(
@@ -133,6 +134,14 @@ def test_hidden_soft_failed_and_rejected(tmp_path: Path) -> None:
 
 def accepted_topic(world: OldWorld) -> str:
     """A topic that A accepted, though who set it was never in the room."""
+    bad = rejected_topic(world)
+    world.alice.send_message(world.room_id, "What was that?")
+    world.a.database.execute("DELETE FROM rejections WHERE event_id = ?", bad)
+    return bad
+
+
+def rejected_topic(world: OldWorld) -> str:
+    """A topic that A rejected, since who set it was never in the room."""
     sees, peer = HostilePeer(world.a, world.room_id), HostilePeer(world.c, world.room_id)
     tips = sees.extremities()
     event: dict[str, Any] = {"type": "m.room.topic", "sender": world.carol.user_id}
@@ -150,8 +159,6 @@ def accepted_topic(world: OldWorld) -> str:
     peer.send(world.a, pdu)
     world.a.wait_for_event(bad)
     assert bad in world.a.rejected(world.room_id)
-    world.alice.send_message(world.room_id, "What was that?")
-    world.a.database.execute("DELETE FROM rejections WHERE event_id = ?", bad)
     return bad
 
 
@@ -635,4 +642,67 @@ def test_events_in_a_circle(tmp_path: Path) -> None:
         assert theirs <= accepted(world.b, world.room_id)
         assert untouched(world.b, world.bob, world.room_id) == world.facts
         # With signatures, it would not have come in.
+        assert world.b.errors_in_log() == []
+
+
+@pytest.mark.slow
+def test_invites_that_b_had_received(tmp_path: Path) -> None:
+    """One that was refused, one that was taken, and one that is not answered yet."""
+    invites: dict[str, str] = {}
+
+    def invite(world: OldWorld, user: Client) -> str:
+        world.alice.invite(world.room_id, user.user_id)
+        event_id = world.alice.state(world.room_id)["m.room.member", user.user_id]["event_id"]
+        here = "SELECT 1 FROM events WHERE event_id = ?"
+        wait_for(lambda: world.b.database.query(here, event_id), what="B to get the invite")
+        return str(event_id)
+
+    def spoil(world: OldWorld) -> None:
+        bob, bert = world.bob, world.b.register("bert")
+        invites["refused"] = invite(world, bob)
+        bob.leave(world.room_id)
+        left = "SELECT 1 FROM room_memberships WHERE user_id = ? AND membership = 'leave'"
+        wait_for(lambda: world.a.database.query(left, bob.user_id), what="A to see it refused")
+        invites["taken"] = invite(world, bob)
+        invites["open"] = invite(world, bert)
+        world.alice.send_message(world.room_id, "Nobody here yet?")
+        users.append(bert)
+
+    users: list[Client] = []
+    with old_world(tmp_path, "11", messages=2, spoil=spoil) as world:
+        r, query, bert = world.room_id, world.b.database.query, users[0]
+        shown = bert.sync()["rooms"]["invite"][r]
+        kept = "SELECT event_id, stream_ordering FROM events WHERE room_id = ? AND outlier"
+        orderings = {i: o for i, o in query(kept, r) if i in invites.values()}
+        assert orderings.keys() == set(invites.values())
+        theirs = accepted(world.a, r)
+        job = world.import_room()
+        assert (job["status"], job["skipped"]) == ("complete", {}), job
+        assert theirs <= accepted(world.b, r)
+        assert states(world.b, theirs) == states(world.a, theirs)
+        assert signed(world.b, theirs) == signed(world.a, theirs)
+        sql = "SELECT event_id, json, internal_metadata FROM event_json"
+        said = {
+            server: {
+                i: (json.loads(text).get("unsigned", {}).get("replaces_state"), metadata)
+                for i, text, metadata in server.database.query(sql)
+                if i in theirs
+            }
+            for server in (world.a, world.b)
+        }
+        replaced = {i: before for i, (before, _) in said[world.a].items()}
+        assert {i: before for i, (before, _) in said[world.b].items()} == replaced
+        assert replaced[invites["taken"]] is not None is replaced[invites["refused"]]
+        odd = ("outlier", "out_of_band_membership")
+        assert not [i for i, (_, what) in said[world.b].items() if any(o in what for o in odd)]
+        # Clients know them by their positions: these stay, and so does what is shown of the invite.
+        assert orderings.items() <= {*query("SELECT event_id, stream_ordering FROM events")}
+        assert bert.sync(timeout_ms=1)["rooms"]["invite"][r] == shown
+        (taken,) = [e for e in world.bob.messages(r) if e["event_id"] == invites["taken"]]
+        assert taken["unsigned"]["prev_content"]["membership"] == "leave"
+        assert untouched(world.b, world.bob, r) == world.facts
+        journalled = "SELECT event_id, original_rows FROM rejection_repair_journal WHERE action = ?"
+        was = {i: json.loads(rows) for i, rows in query(journalled, "import")}
+        old = json.loads(was[invites["open"]]["event_json"][0]["internal_metadata"])
+        assert old["out_of_band_membership"] is True
         assert world.b.errors_in_log() == []

@@ -46,7 +46,7 @@ from tests.test_import_edges import (
     hold_as_outlier,
     redact,
     reject_outliers,
-    rejected_by_a,
+    rejected_topic,
     relate,
 )
 
@@ -160,7 +160,7 @@ def test_what_is_skipped_counts_once(tmp_path: Path) -> None:
     bad: list[str] = []
 
     def spoil(world: OldWorld) -> None:
-        bad.append(rejected_by_a(world, "Nothing follows me"))
+        bad.append(rejected_topic(world))
         bad.append(accepted_topic(world))
         # Its merge has what comes before it stored first.
         fork(world, state=True)

@@ -92,16 +92,19 @@ class ArrivalChecker:
         """Takes an event as decided, and ready to be cited, before it is stored."""
         if not event.is_state():
             return
-        if rejected:
-            event = make_event_from_dict(
-                event.get_pdu_json(), event.room_version, rejected_reason=RejectedReason.AUTH_ERROR
-            )
-        self._checker.known.remember(event)
+        self._checker.known.remember(as_rejected(event) if rejected else event)
 
     async def missing(self, event_ids: Collection[str]) -> list[str]:
         """Those of the events that are neither stored, as whatever, nor kept."""
         found = await self._checker.known.read(event_ids)
         return [i for i in event_ids if i not in found]
+
+
+def as_rejected(event: EventBase) -> EventBase:
+    """A copy of an event that failed the authorization rules."""
+    return make_event_from_dict(
+        event.get_pdu_json(), event.room_version, rejected_reason=RejectedReason.AUTH_ERROR
+    )
 
 
 def node_of(event: EventBase) -> Node:

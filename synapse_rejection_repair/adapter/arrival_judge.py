@@ -76,7 +76,7 @@ class ArrivalJudge:
             How it is stored, or why it is not; `None` if what is pending has to be stored
             before that can be told.
         """
-        event, source = admitted.event, admitted.source
+        event = admitted.event
         missing = await self._checker.missing(
             [i for i in event.auth_event_ids() if i not in pending]
         )
@@ -90,14 +90,14 @@ class ArrivalJudge:
         context = await self._context(admitted, pending)
         if context is None:
             return None if pending else Skipped(event.event_id, Skip.UNKNOWN_STATE)
-        if source.rejected and not accepted:
-            return _rejected(admitted, context, Skip.REJECTED_BY_SOURCE)
         verdict = await self._checker.verdict(event, context.state_group_before_event)
         if verdict.accepted:
             return Arriving(admitted, context)
         if verdict.check is Check.VALIDITY:
             return Skipped(event.event_id, Skip.MALFORMED, verdict.error)
-        return _rejected(admitted, context, Skip.failing(verdict.check), verdict.error)
+        why = Skip.failing(verdict.check, by_source=admitted.source.rejected and not accepted)
+        context.rejected = RejectedReason.AUTH_ERROR
+        return Arriving(admitted, context, Skipped(event.event_id, why, verdict.error))
 
     async def _context(
         self, admitted: Admitted, pending: Mapping[str, Arriving]
@@ -120,10 +120,3 @@ class ArrivalJudge:
         # Under what they are, not under what the source says that they are.
         state = await self._rooms.state_of([i for i in cited if i not in lost])
         return await self._states.given(admitted.event, state) if state else None
-
-
-def _rejected(
-    admitted: Admitted, context: EventContext, reason: Skip, error: str | None = None
-) -> Arriving:
-    context.rejected = RejectedReason.AUTH_ERROR
-    return Arriving(admitted, context, Skipped(admitted.event.event_id, reason, error))

@@ -13,6 +13,7 @@ from synapse.storage.database import LoggingTransaction
 from synapse_rejection_repair.adapter.arrival_judge import Arriving
 from synapse_rejection_repair.adapter.arrivals import ArrivalHooks
 from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.adapter.ex_outliers import complete
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.jobstore import SynapseJobStore
 from synapse_rejection_repair.adapter.newest import extend_threads
@@ -150,6 +151,7 @@ class ArrivalStore:
         ordered = [i for i in events if i not in kept]
         orderings = dict(zip(ordered, lowest_of(job.progress.reserved, len(ordered)), strict=False))
         progress = _Progress(self._jobs, job, events, orderings, end, now)
+        pdus = {i: one.admitted.event for i, one in events.items()}
         if not events:
             await self._database.run("note_import", progress.note, ())
             return progress.job
@@ -160,6 +162,9 @@ class ArrivalStore:
             rejected = [i for i in event_ids if events[i].context.rejected]
             if rejected:
                 delete(txn, "event_backward_extremities", rejected)
+            completes = [i for i in event_ids if i in kept and not events[i].context.rejected]
+            if completes:
+                complete(txn, job.job_id, "import", now, pdus, completes)
             extend_threads(txn, self._room_id, event_ids)
             progress.note(txn, event_ids)
 

@@ -112,6 +112,11 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         ("txn", "room_id"),
     ),
     (
+        "synapse.storage.databases.main.events_worker",
+        "EventsWorkerStore.get_events_as_list",
+        ("event_ids",),
+    ),
+    (
         "synapse.storage.databases.main.keys",
         "KeyStore.get_server_keys_json",
         ("server_name_and_key_ids",),

@@ -47,7 +47,7 @@ class DecidedEvents:
         self._remembered.move_to_end(event.event_id)
 
     def introduce(self, events: Iterable[EventBase]) -> None:
-        """Makes accepted events known that are not stored."""
+        """Makes events known that are not stored."""
         self.guests.update((event.event_id, event) for event in events)
 
     async def read(self, event_ids: Collection[str]) -> dict[str, EventBase]:

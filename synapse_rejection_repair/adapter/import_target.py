@@ -12,7 +12,7 @@ from synapse_rejection_repair.adapter.checker import EventChecker
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.rooms import SynapseRooms
 from synapse_rejection_repair.domain.imports import Held
-from synapse_rejection_repair.ports import Clock
+from synapse_rejection_repair.ports import Clock, StateReader
 from synapse_rejection_repair.ports_imports import ImportTarget, Source
 
 _HELD = {
@@ -31,6 +31,7 @@ class SynapseImportTarget(ImportTarget):
         rooms: reads rooms.
         admission: verifies events.
         make_checker: gives a fresh checker for a room of a version.
+        states: resolves states.
         clock: lets the server breathe.
     """
 
@@ -40,12 +41,14 @@ class SynapseImportTarget(ImportTarget):
         rooms: SynapseRooms,
         admission: Admission,
         make_checker: Callable[[str], EventChecker],
+        states: StateReader,
         clock: Clock,
     ) -> None:
         self._database = database
         self._rooms = rooms
         self._admission = admission
         self._make_checker = make_checker
+        self._states = states
         self._clock = clock
 
     @override
@@ -83,6 +86,8 @@ class SynapseImportTarget(ImportTarget):
         return ArrivalForecast(
             self._make_checker(room_version),
             self._admission,
+            self._states,
+            self.held,
             source,
             self._clock,
             room_id,

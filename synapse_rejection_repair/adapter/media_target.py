@@ -7,11 +7,13 @@ import hashlib
 import os
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from typing import Any
 
 import attr
 from synapse.media._base import FileInfo, ThumbnailInfo
 from synapse.media.media_storage import SpamMediaException
 from synapse.server import HomeServer
+from synapse.storage._base import db_to_json
 from synapse.storage.database import LoggingTransaction
 from typing_extensions import override
 
@@ -25,9 +27,11 @@ from synapse_rejection_repair.domain.media import (
     MediaProgress,
     MediaSkip,
     Mxc,
+    Redaction,
     SkippedMedium,
     SourceMedium,
     by_server,
+    server_of,
 )
 from synapse_rejection_repair.errors_imports import MediaNotCopied, NoMediaRepository
 from synapse_rejection_repair.ports import Clock
@@ -64,6 +68,27 @@ class SynapseMediaTarget(MediaTarget):
     def require_available(self) -> None:
         if not self._hs.config.media.can_load_media_repo:
             raise NoMediaRepository()
+
+    @override
+    async def contents(self, event_ids: Collection[str]) -> dict[str, Any]:
+        events = await self._store.get_events_as_list(event_ids)
+        return {event.event_id: event.content for event in events}
+
+    @override
+    async def redactions(self, event_ids: Collection[str]) -> list[Redaction]:
+        rows = await self._database.rows_of(
+            "redactions_of",
+            "SELECT r.redacts, e.sender, ej.internal_metadata FROM redactions AS r"
+            " INNER JOIN events AS e ON e.event_id = r.event_id"
+            " INNER JOIN event_json AS ej ON ej.event_id = r.event_id"
+            " LEFT JOIN rejections AS j ON j.event_id = r.event_id WHERE j.event_id IS NULL AND",
+            event_ids,
+            "r.redacts",
+        )
+        return [
+            Redaction(redacts, server_of(sender), bool(db_to_json(about).get("recheck_redaction")))
+            for redacts, sender, about in rows
+        ]
 
     @override
     async def present(self, wanted: Collection[Mxc]) -> set[Mxc]:

@@ -41,9 +41,9 @@ class Skip(str, enum.Enum):
     """Why an event does not arrive, or arrives as rejected."""
 
     REJECTED_BY_SOURCE = "rejected_by_source"
-    """The source had rejected it. Stored, as rejected, if an accepted event follows it.
+    """Stored as rejected: the source had rejected it, and it fails the authorization rules here.
 
-    Where this server holds it as an accepted outlier, the rules decide instead.
+    Not of those that this server holds as accepted outliers: there it counts which check fails.
     """
     REJECTED_HERE = "rejected_here"
     """This server has it, and had rejected it. That is a matter for a repair."""
@@ -74,8 +74,15 @@ class Skip(str, enum.Enum):
         return self in (Skip.REJECTED_BY_SOURCE, Skip.AUTH_EVENTS, Skip.STATE_BEFORE)
 
     @classmethod
-    def failing(cls, check: Check | None) -> Skip:
-        """Why an event arrives as rejected that fails one of the authorization rules' checks."""
+    def failing(cls, check: Check | None, *, by_source: bool) -> Skip:
+        """Why an event arrives as rejected that fails one of the authorization rules' checks.
+
+        Args:
+            check: the check.
+            by_source: it was rejected before, and only there.
+        """
+        if by_source:
+            return cls.REJECTED_BY_SOURCE
         return cls.STATE_BEFORE if check is Check.STATE_BEFORE else cls.AUTH_EVENTS
 
 
@@ -221,7 +228,7 @@ class Summary:
         present: how many of them this server has already, with the state at them.
         to_import: how many would arrive and be accepted.
         outliers: how many of those this server holds as outliers so far.
-        rejected: how many the source rejected, and this server does not have.
+        rejected: how many the source rejected, which this server does not have and would reject.
         soft_failed: how many of those to import the source soft-failed.
         bad_hash: how many have an id or a content that is not what was hashed: the former
             do not arrive, the latter arrive redacted.

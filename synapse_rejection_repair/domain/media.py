@@ -42,6 +42,11 @@ class Mxc(NamedTuple):
         return f"mxc://{self.server}/{self.media_id}"
 
 
+def server_of(user_id: str) -> str:
+    """A user's server (everything behind the first colon)."""
+    return user_id.partition(":")[2]
+
+
 def references(content: Any) -> set[Mxc]:
     """The media that an event's content names, wherever in it: also as pictures in HTML."""
     found: set[Mxc] = set()
@@ -63,6 +68,57 @@ def by_server(media: Iterable[Mxc]) -> dict[str, list[str]]:
     for server, media_id in media:
         found.setdefault(server, []).append(media_id)
     return found
+
+
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class Redaction:
+    """A redaction that is accepted, or would be.
+
+    Attributes:
+        redacts: the event that it redacts, once that is here.
+        server: the server of who redacts it.
+        own_only: who redacts has not the power to redact others' events: it counts only for
+            those of the same server.
+    """
+
+    redacts: str
+    server: str
+    own_only: bool
+
+
+class Mentions:
+    """Which media the events of a room name, but for redacted ones; told in any order."""
+
+    def __init__(self) -> None:
+        self._named_by: dict[Mxc, set[tuple[str, str]]] = {}
+        self._redacted: set[str] = set()
+        self._redacted_by: set[tuple[str, str]] = set()
+
+    def add(self, event_id: str, server: str, content: Any) -> None:
+        """Takes what an event names.
+
+        Args:
+            event_id: the event.
+            server: the server of its sender.
+            content: its content.
+        """
+        for mxc in references(content):
+            self._named_by.setdefault(mxc, set()).add((event_id, server))
+
+    def redact(self, redaction: Redaction) -> None:
+        """Takes what is redacted back."""
+        if redaction.own_only:
+            self._redacted_by.add((redaction.redacts, redaction.server))
+        else:
+            self._redacted.add(redaction.redacts)
+
+    def standing(self) -> list[Mxc]:
+        """What is named by an event that is not redacted."""
+        return sorted(
+            mxc
+            for mxc, events in self._named_by.items()
+            if any(e[0] not in self._redacted and e not in self._redacted_by for e in events)
+        )
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)

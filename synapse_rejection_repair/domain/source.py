@@ -35,7 +35,6 @@ class SourceEvent:
         rejected: the source rejected it.
         outlier: the source holds no state at it.
         soft_failed: the source soft-failed it.
-        cited: where the source rejected it: an event that it accepted follows it.
     """
 
     event_id: str
@@ -45,7 +44,6 @@ class SourceEvent:
     rejected: bool = False
     outlier: bool = False
     soft_failed: bool = False
-    cited: bool = False
 
     @property
     def prev_event_ids(self) -> list[str]:

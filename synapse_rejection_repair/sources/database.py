@@ -72,11 +72,14 @@ class SourceDatabase:
         )
         return int(count)
 
-    def accepted_ids(self, room_id: str, after: Position, limit: int) -> list[tuple[Position, str]]:
-        """The next of the room's accepted events, in the source's order."""
+    def ids(
+        self, room_id: str, after: Position, limit: int, *, rejected: bool
+    ) -> list[tuple[Position, str]]:
+        """The next of the room's events that are no outliers, in the source's order."""
+        which = "" if rejected else " r.event_id IS NULL AND"
         rows = self._page(
             "SELECT e.topological_ordering, e.stream_ordering, e.event_id FROM events AS e"
-            " LEFT JOIN rejections AS r ON r.event_id = e.event_id WHERE r.event_id IS NULL AND",
+            f" LEFT JOIN rejections AS r ON r.event_id = e.event_id WHERE{which}",
             room_id,
             after,
             limit,
@@ -126,7 +129,6 @@ class SourceDatabase:
         return found
 
     def _events(self, rows: Collection[tuple[Any, ...]]) -> list[SourceEvent]:
-        cited = self._cited([row[0] for row in rows if row[6]])
         return [
             SourceEvent(
                 event_id=event_id,
@@ -136,27 +138,9 @@ class SourceDatabase:
                 rejected=bool(rejected),
                 outlier=bool(outlier),
                 soft_failed=(_object(metadata) or {}).get("soft_failed") is True,
-                cited=event_id in cited,
             )
             for event_id, topological, stream, text, metadata, group, rejected, outlier, _ in rows
         ]
-
-    def _cited(self, event_ids: Collection[str]) -> set[str]:
-        """Those of the events that an accepted event follows."""
-        cited: set[str] = set()
-        for ids in batches(event_ids):
-            cited.update(
-                event_id
-                for (event_id,) in self._connection.query(
-                    "SELECT DISTINCT ee.prev_event_id FROM event_edges AS ee"
-                    " INNER JOIN events AS e ON e.event_id = ee.event_id"
-                    " LEFT JOIN rejections AS r ON r.event_id = ee.event_id"
-                    " WHERE NOT e.outlier AND r.event_id IS NULL"
-                    f" AND ee.prev_event_id IN ({marks(ids)})",
-                    ids,
-                )
-            )
-        return cited
 
     def verify_keys(self, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], str]:
         """The keys that it has cached, by server and key id, in unpadded base64."""

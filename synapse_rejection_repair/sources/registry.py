@@ -90,10 +90,13 @@ class ThreadedSource(Source):
         return await self._run(self._database.count, room_id)
 
     @override
-    async def accepted_ids(
-        self, room_id: str, after: Position, limit: int
+    async def ids(
+        self, room_id: str, after: Position, limit: int, *, rejected: bool
     ) -> list[tuple[Position, str]]:
-        return await self._run(self._database.accepted_ids, room_id, after, limit)
+        def ids() -> list[tuple[Position, str]]:
+            return self._database.ids(room_id, after, limit, rejected=rejected)
+
+        return await self._run(ids)
 
     @override
     async def history(self, room_id: str, after: Position, limit: int) -> list[SourceEvent]:
@@ -106,6 +109,10 @@ class ThreadedSource(Source):
     @override
     async def positions(self, room_id: str, event_ids: Collection[str]) -> dict[str, Position]:
         return await self._run(self._database.positions, room_id, event_ids)
+
+    @override
+    async def state(self, group: int) -> StateIds:
+        return await self._run(self._database.states.state, group)
 
     @override
     async def state_before(self, event: SourceEvent) -> StateIds:

@@ -18,7 +18,6 @@ _NEEDED = {
         "stream_ordering",
     ),
     "event_json": ("event_id", "json", "internal_metadata"),
-    "event_edges": ("event_id", "prev_event_id"),
     "rejections": ("event_id",),
     "event_to_state_groups": ("event_id", "state_group"),
     "state_groups_state": ("state_group", "type", "state_key", "event_id"),

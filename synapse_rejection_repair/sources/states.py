@@ -34,16 +34,19 @@ class StateTables:
         """The state before one of its events; empty if it does not know it."""
         if event.state_group is None or event.pdu is None:
             return {}
-        if "state_key" not in event.pdu or event.rejected:
-            return self._state(event.state_group)
+        if "state_key" not in event.pdu:
+            return self.state(event.state_group)
         # What is stored of a state event is the state after it, as a change of the one before.
         edges = self._edges([event.state_group])
         if event.state_group in edges and self._deltas([event.state_group]) == {
             event.state_group: {(event.pdu.get("type"), event.pdu["state_key"]): event.event_id}
         }:
-            return self._state(edges[event.state_group])
+            return self.state(edges[event.state_group])
+        # Of one that was rejected as it came it is the state before it.
+        if event.rejected:
+            return self.state(event.state_group)
         # Where the state before was purged, the event still says what it has replaced.
-        state = self._state(event.state_group)
+        state = self.state(event.state_group)
         return {
             key: event_id
             for key, found in state.items()
@@ -58,12 +61,15 @@ class StateTables:
             if event.state_group is None or event.pdu is None:
                 continue
             groups[event.event_id] = event.state_group
-            if "state_key" in event.pdu and not event.rejected:
+            if "state_key" in event.pdu:
                 of_state[event.event_id] = event.state_group
         edges = self._edges(of_state.values())
         changes = self._deltas([g for g in of_state.values() if g in edges])
+        rejected = {event.event_id for event in events if event.rejected}
         for event_id, after in of_state.items():
-            del groups[event_id]
+            # Of one that was rejected as it came it is the state before it.
+            if event_id not in rejected:
+                del groups[event_id]
             # Others begin a chain of changes anew: what was before them, they do not say.
             if after in edges and list(changes.get(after, {}).values()) == [event_id]:
                 groups[event_id] = edges[after]
@@ -114,7 +120,8 @@ class StateTables:
             forget_oldest(self._previous, _REMEMBERED)
         return self._previous[group]
 
-    def _state(self, group: int) -> dict[StateKey, str]:
+    def state(self, group: int) -> dict[StateKey, str]:
+        """The state of one of its state groups."""
         chain = self._chain(group)
         deltas = self._deltas(chain)
         state: dict[StateKey, str] = {}

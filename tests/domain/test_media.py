@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from synapse_rejection_repair.domain.media import (
     MediaProgress,
     MediaSkip,
+    Mentions,
     Mxc,
+    Redaction,
     SkippedMedium,
     by_server,
     looks_like_picture,
@@ -89,3 +91,21 @@ def test_media_by_server() -> None:
     media = [Mxc("a", "1"), Mxc("b", "1"), Mxc("a", "2")]
     assert by_server(media) == {"a": ["1", "2"], "b": ["1"]}
     assert by_server([]) == {}
+
+
+def test_what_is_redacted_names_nothing() -> None:
+    mentions = Mentions()
+
+    def name(event_id: str, media_id: str, server: str = "x") -> None:
+        mentions.add(event_id, server, {"url": f"mxc://x/{media_id}"})
+
+    # Redactions may be met before what they redact.
+    mentions.redact(Redaction("$early", "y", own_only=False))
+    for event_id in ("$early", "$by_mod", "$own", "$others", "$stays"):
+        name(event_id, event_id[1:])
+    name("$own", "twice")
+    name("$stays", "twice")
+    mentions.redact(Redaction("$by_mod", "y", own_only=False))
+    mentions.redact(Redaction("$own", "x", own_only=True))
+    mentions.redact(Redaction("$others", "y", own_only=True))
+    assert [m.media_id for m in mentions.standing()] == ["others", "stays", "twice"]

@@ -131,7 +131,9 @@ def test_history_in_the_old_servers_order(place: Any) -> None:
         pages += ids(page)
         after = page[-1].position
     assert pages == ids(everything)
-    assert [i for _, i in database.accepted_ids("!r:x", Position(2, -3), 9)] == ["$c", "$d"]
+    after = Position(2, -3)
+    assert [i for _, i in database.ids("!r:x", after, 9, rejected=False)] == ["$c", "$d"]
+    assert [i for _, i in database.ids("!r:x", after, 9, rejected=True)] == ["$c", "$gone", "$d"]
     assert database.rooms() == {"!r:x": 4, "!other:x": 1}
     assert database.count("!r:x") == 5
     assert database.room_version("!r:x") == "9"
@@ -152,11 +154,11 @@ def test_a_few_events_are_found_without_reading_the_room(tmp_path: Path) -> None
     three = ["$a", "$b", "$c"]
     database.events("!r:x", three)
     database.positions("!r:x", three)
-    database._cited(three)
     database.states.entries(1, [("m.room.topic", ""), ("m.room.member", "@u:x")])
     database.states.tracked([1, 2, 3], "x")
     database.history("!r:x", BEGINNING, 10)
-    database.accepted_ids("!r:x", BEGINNING, 10)
+    for rejected in (False, True):
+        database.ids("!r:x", BEGINNING, 10, rejected=rejected)
     database.media._server_name = "x"
     database.media.find([Mxc(server, i) for server in "xy" for i in "abc"])
     assert len(connection.heard) > 10
@@ -166,7 +168,7 @@ def test_a_few_events_are_found_without_reading_the_room(tmp_path: Path) -> None
     for sql, how in zip(connection.heard, first, strict=True):
         assert "event_id IN" not in sql or "event_id=?" in how, sql
     for needed, times in (
-        ("(room_id=? AND topological_ordering=? AND stream_ordering>?)", 2),
+        ("(room_id=? AND topological_ordering=? AND stream_ordering>?)", 3),
         ("(state_group=? AND type=? AND state_key=?)", 1),
     ):
         assert sum(needed in how for how in first) == times, needed
@@ -198,18 +200,11 @@ def test_what_is_said_of_an_event(place: Any) -> None:
     old.event("$d", 4, 4, text="[]")
     old.event("$no", 5, 5)
     old.event("$child", 6, 6)
-    old.event("$no2", 7, 7)
-    old.statements += [
-        "INSERT INTO rejections VALUES ('$no', 'auth_error', '1')",
-        "INSERT INTO rejections VALUES ('$no2', 'auth_error', '1')",
-        "INSERT INTO event_edges VALUES ('$child', '$no', NULL, false)",
-    ]
-    a, b, c, d, no, child, no2 = old.opened_on(place).history("!r:x", BEGINNING, 9)
+    old.statements.append("INSERT INTO rejections VALUES ('$no', 'auth_error', '1')")
+    a, b, c, d, no, child = old.opened_on(place).history("!r:x", BEGINNING, 9)
     assert a.encrypted and a.state_group == 4 and a.prev_event_ids == ["$0"]
     assert (b.pdu, b.soft_failed, c.pdu, c.soft_failed, d.pdu) == (None, True, None, False, None)
-    assert (no.rejected, no.cited) == (True, True)
-    assert (no2.rejected, no2.cited) == (True, False)
-    assert not child.rejected
+    assert (no.rejected, child.rejected) == (True, False)
 
 
 def test_what_is_no_utf_8_is_read_all_the_same(tmp_path: Path) -> None:
@@ -244,17 +239,25 @@ def test_state_before_events(place: Any) -> None:
     old.state(4, None, ("m.room.create", "", "$create"), ("m.room.topic", "", "$t4"))
     old.event("$t4", 4, 4, text=said, group=4)
     old.event("$none", 5, 5)
+    # Rejected as it came, and marked as rejected after it had been accepted.
+    old.event("$no", 6, 6, text=topic, group=2)
+    old.state(5, 2, ("m.room.topic", "", "$late"))
+    old.event("$late", 7, 7, text=topic, group=5)
+    for event_id in ("$no", "$late"):
+        old.statements.append(f"INSERT INTO rejections VALUES ('{event_id}', 'auth_error', '1')")
     database = old.opened_on(place)
-    message, second, third, fourth, none = database.history("!r:x", BEGINNING, 9)
+    message, second, third, fourth, none, *rejected = database.history("!r:x", BEGINNING, 9)
     create = {("m.room.create", ""): "$create"}
     assert database.states.state_before(message) == {**create, ("m.room.topic", ""): "$t2"}
     assert database.states.state_before(second) == {**create, ("m.room.topic", ""): "$t1"}
     assert database.states.state_before(third) == create
     assert database.states.state_before(fourth) == {**create, ("m.room.topic", ""): "$t3"}
     assert database.states.state_before(none) == {}
+    for event in rejected:
+        assert database.states.state_before(event) == {**create, ("m.room.topic", ""): "$t2"}
     # Where what was before is not to be had, it is not guessed either.
-    before = database.states.groups_before([message, second, third, fourth, none])
-    assert before == {"$m": 2, "$t2": 1}
+    before = database.states.groups_before([message, second, third, fourth, none, *rejected])
+    assert before == {"$m": 2, "$t2": 1, "$no": 2, "$late": 2}
 
 
 def test_entries_of_states(place: Any) -> None:
