@@ -52,6 +52,34 @@ class BuiltUpon(RepairError):
 
 
 @attr.s(auto_exc=True, auto_attribs=True)
+class EventsGone(RepairError):
+    """Events that a repair has dealt with were purged since."""
+
+    job_id: str
+    event_ids: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"Repair {self.job_id} cannot be undone: {len(self.event_ids)} events that it dealt"
+            " with are no longer stored as part of the room's history, such as"
+            f" {self.event_ids[0]}"
+        )
+
+
+@attr.s(auto_exc=True, auto_attribs=True)
+class NothingLeft(RepairError):
+    """But for what a repair let in, nothing is left of a room."""
+
+    job_id: str
+
+    def __str__(self) -> str:
+        return (
+            f"Repair {self.job_id} cannot be undone: the room would be left without any accepted"
+            " event to go on from"
+        )
+
+
+@attr.s(auto_exc=True, auto_attribs=True)
 class StateGone(RepairError):
     """States that events had before a repair are no longer in the database."""
 
@@ -76,6 +104,17 @@ class JournalGone(RepairError):
             f"Repair {self.job_id} cannot be undone: what was there before it has been deleted"
             " from the journal"
         )
+
+
+@attr.s(auto_exc=True, auto_attribs=True)
+class AlreadyUndone(RepairError):
+    """A repair that was undone before."""
+
+    job_id: str
+    undone_by: str
+
+    def __str__(self) -> str:
+        return f"Repair {self.job_id} has been undone already, by {self.undone_by}"
 
 
 @attr.s(auto_exc=True, auto_attribs=True)

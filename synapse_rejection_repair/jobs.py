@@ -97,10 +97,13 @@ class RepairRunner(Runner[RepairRequest, RepairProgress]):
             # What a repair accepts may take this server out of the room, long before its end.
             if job.started_ts is None:
                 raise
-        position = job.progress.start_position
-        if position is None:
-            position = await self.rooms.position(job.room_id)
-        return await self._progress(job.begun(self.clock.now_ms()), start_position=position)
+        job = job.begun(self.clock.now_ms())
+        if job.progress.start_position is not None:
+            return await self._progress(job)
+        # The position first: an extremity may be newer than it, but none may be left out.
+        position = await self.rooms.position(job.room_id)
+        extremities = tuple(sorted(await self.rooms.forward_extremities(job.room_id)))
+        return await self._progress(job, start_position=position, start_extremities=extremities)
 
     async def _secure(self, job: RepairJob) -> None:
         """Gets the events of borrowed states that are not here: all, or nothing is done."""

@@ -89,6 +89,9 @@ class RoomReader(Protocol):
     async def position(self, room_id: str) -> int:
         """The stream ordering of the room's newest event."""
 
+    async def forward_extremities(self, room_id: str) -> frozenset[str]:
+        """The room's forward extremities as stored."""
+
     async def current_state(self, room_id: str) -> StateIds:
         """The room's current state as stored."""
 

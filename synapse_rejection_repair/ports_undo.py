@@ -7,6 +7,7 @@ from typing import Protocol
 
 from synapse_rejection_repair.domain.repair import RepairJob
 from synapse_rejection_repair.domain.undo import Done
+from synapse_rejection_repair.errors import RepairError
 
 
 class UndoReader(Protocol):
@@ -18,11 +19,18 @@ class UndoReader(Protocol):
     async def later_jobs(self, repair: RepairJob, event_ids: Collection[str]) -> list[str]:
         """The jobs that have dealt with some of the events since the repair began."""
 
+    async def undone_by(self, repair: RepairJob) -> str | None:
+        """The job that has undone the repair; `None` if there is none."""
+
     async def stateless(self, repair: RepairJob, events: Done) -> list[str]:
         """The events whose states from before the repair are no longer stored."""
 
-    async def builders(self, repair: RepairJob, events: Done) -> list[str]:
-        """The events accepted since that follow or cite what the repair received."""
+    async def obstacle(self, repair: RepairJob, events: Done) -> RepairError | None:
+        """What of the room as it is now stands against putting the events back, if anything.
+
+        Returns:
+            `EventsGone`, `NothingLeft`, `BuiltUpon`, or `None`.
+        """
 
 
 class UndoWriter(Protocol):
@@ -37,5 +45,6 @@ class UndoWriter(Protocol):
             events: what it did with the events that are still to be put back.
 
         Raises:
-            BuiltUpon: accepted events build on them meanwhile. Nothing is put back then.
+            RepairError: something stands against it by now, as `UndoReader.obstacle` says.
+                Nothing is put back then.
         """

@@ -13,7 +13,7 @@ from synapse_rejection_repair.domain.scope import Scope
 from synapse_rejection_repair.domain.steps import Action
 from synapse_rejection_repair.domain.undo import UNDO, UndoPlan, changes_back, done_with
 from synapse_rejection_repair.errors_undo import (
-    BuiltUpon,
+    AlreadyUndone,
     JournalGone,
     NotOver,
     NotUndoable,
@@ -46,7 +46,10 @@ class UndoPlanner:
             NotUndoable: it undid a repair itself.
             NotOver: it still runs.
             JournalGone: the journal no longer has what it did.
+            AlreadyUndone: it has been undone before.
             TouchedSince: a later job has dealt with the same events.
+            EventsGone: events that it dealt with were purged.
+            NothingLeft: but for what it let in, nothing is left of the room.
             BuiltUpon: accepted events build on what it let in.
             StateGone: states that events had before it are no longer stored.
             NotInRoom: no local user is joined any more.
@@ -59,12 +62,15 @@ class UndoPlanner:
         events = done_with(await self.undo.journal(repair.job_id))
         if sum(Action.RECEIVE in actions for actions in events.values()) < repair.progress.accepted:
             raise JournalGone(repair.job_id)
+        undone_by = await self.undo.undone_by(repair)
+        if undone_by is not None and events:
+            raise AlreadyUndone(repair.job_id, undone_by)
         later = await self.undo.later_jobs(repair, events)
         if later:
             raise TouchedSince(repair.job_id, tuple(later))
-        builders = await self.undo.builders(repair, events)
-        if builders:
-            raise BuiltUpon(repair.job_id, tuple(builders))
+        obstacle = await self.undo.obstacle(repair, events)
+        if obstacle is not None:
+            raise obstacle
         stateless = await self.undo.stateless(repair, events)
         if stateless:
             raise StateGone(repair.job_id, tuple(stateless))

@@ -19,6 +19,7 @@ from synapse_rejection_repair.adapter.contexts import EventContexts
 from synapse_rejection_repair.adapter.dag import SynapseDag
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.defects import DefectScan
+from synapse_rejection_repair.adapter.derived import follow_undoing
 from synapse_rejection_repair.adapter.facts import SynapseFacts
 from synapse_rejection_repair.adapter.failures import Failures
 from synapse_rejection_repair.adapter.gaps import GapReader
@@ -125,12 +126,13 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
     peer_events = PeerEvents(hs, database, integrity, make_checker, clock)
     peer_states = SynapsePeerStates(hs, database, peers, peer_events)
     resolved = ResolvedStates(hs)
+    follow_undoing(hs, database)
     runner = hooks = arrivals = None
     if writes_events(hs):
         hooks = PersistenceHooks(hs)
         rest = _REST_SHARED if database.shared_connection else _REST
         arrivals = ArrivalHooks(hs)
-        mending = RoomMending(hs, database, dag, states, hooks, resolved)
+        mending = RoomMending(hs, database, rooms, dag, states, hooks, resolved)
         contexts = EventContexts(hs, dag, states)
         writer = SynapseWriter(
             hs, database, dag, contexts, resolved, hooks, mending, arrivals, failures, clock

@@ -13,6 +13,7 @@ from tests.harness import compare, flavours
 from tests.harness.braked import Braked
 from tests.harness.client import Client, JsonDict, MatrixError, quoted
 from tests.harness.damage import assert_whole, make_damage
+from tests.harness.derived import derived
 from tests.harness.federation import Room
 from tests.harness.flavours import Flavour
 from tests.harness.hostile import HostilePeer
@@ -82,6 +83,7 @@ def facts(room: Room) -> dict[str, Any]:
         for table in _OWN
     }
     found |= compare.database_facets(room, b)
+    found |= derived(room)
     found["diagnosis"] = diagnosis(room.bob, r)
     for root in found["diagnosis"]["roots"]:
         # Written in the background, some seconds after the rejection: an undo has no part in it.
@@ -151,7 +153,8 @@ def test_the_room_is_as_it_was(braked: Braked) -> None:
     room.b.restart()
     assert_same(before, facts(room))
 
-    assert job["repair_id"] in refused(room.bob, repaired["repair_id"])["error"]
+    said = refused(room.bob, repaired["repair_id"])["error"]
+    assert said.endswith(f"has been undone already, by {job['repair_id']}")
     assert "repair the room" in refused(room.bob, job["repair_id"])["error"]
     again = repair(room.bob, room.room_id)
     assert again["accepted"] == len(lost)
@@ -169,6 +172,87 @@ def test_threads_edits_and_redactions(braked: Braked) -> None:
     assert not room.bob.search(incident.WORD, [room.room_id])
     assert repair(room.bob, room.room_id)["accepted"] == len(incident.lost)
     assert_whole(room)
+
+
+def cure_by_sql(room: Room) -> None:
+    """Does what admins do who know no better: takes the marks of rejection away."""
+    room.b.stop()
+    lost = "SELECT event_id FROM events WHERE room_id = ?"
+    room.b.database.execute(f"DELETE FROM rejections WHERE event_id IN ({lost})", room.room_id)
+    room.b.database.execute(
+        "UPDATE events SET rejection_reason = NULL WHERE room_id = ?", room.room_id
+    )
+    room.b.start()
+
+
+def test_what_was_cured_by_sql(braked: Braked) -> None:
+    incident = make_incident(braked.pair.room("11"))
+    room = incident.room
+    cure_by_sql(room)
+    before = facts(room)
+    repaired = repair(room.bob, room.room_id)
+    assert repaired["accepted"] == len(incident.lost)
+    assert_whole(room)
+    undone(room.bob, repaired["repair_id"])
+    assert_same(before, facts(room))
+    again = repair(room.bob, room.room_id)
+    assert again["accepted"] == len(incident.lost)
+    assert_whole(room)
+
+    # An earlier version did not note where the room ended.
+    row = "FROM rejection_repair_jobs WHERE job_id = ?"
+    noted = json.loads(room.b.database.value(f"SELECT progress {row}", again["repair_id"]))
+    assert {*noted.pop("start_extremities")} == {i for (i,) in before["extremities"]}
+    room.b.database.execute(
+        "UPDATE rejection_repair_jobs SET progress = ? WHERE job_id = ?",
+        json.dumps(noted),
+        again["repair_id"],
+    )
+    undone(room.bob, again["repair_id"])
+    assert_same(before, facts(room))
+
+
+def test_a_damaged_event_that_the_room_ended_with(braked: Braked) -> None:
+    room = braked.pair.room("11")
+    end = room.alice.send_state(room.room_id, "test.end", {})
+    everywhere(room, end)
+    sticky = (
+        "INSERT INTO sticky_events (stream_id, instance_name, event_id, room_id,"
+        " event_stream_ordering, sender, expires_at)"
+        " SELECT stream_ordering, 'master', event_id, room_id, stream_ordering, sender, ?"
+        " FROM events WHERE event_id = ?"
+    )
+    on_its_way = "SELECT COUNT(*) FROM federation_inbound_events_staging"
+    wait_for(lambda: not room.b.database.value(on_its_way), what="B to be done with the event")
+    room.b.stop()
+    room.b.database.execute("DELETE FROM event_edges WHERE event_id = ?", end)
+    room.b.database.execute(sticky, 2**52, end)
+    room.b.start()
+    before = facts(room)
+    assert before["extremities"] == {(end,)}
+    repaired = repair(room.bob, room.room_id)
+    assert repaired["accepted"] == 1
+    assert_whole(room)
+    # It was sticky by hand: Synapse, which does so only where it is told to, has not made it so.
+    rows = "SELECT COUNT(*) FROM sticky_events WHERE event_id = ?"
+    assert room.b.database.value(rows, end) == 0
+    undone(room.bob, repaired["repair_id"])
+    assert_same(before, facts(room))
+    assert room.b.database.value(rows, end) == 1
+
+
+def test_what_was_public_for_a_repair_is_private_again(braked: Braked) -> None:
+    room = braked.pair.room("11")
+    private = room.alice.send_state(room.room_id, "m.room.join_rules", {"join_rule": "invite"})
+    everywhere(room, private)
+    public = lose_state(room, "m.room.join_rules", {"join_rule": "public"})
+    before = facts(room)
+    assert before["users who share a private room"]
+    repaired = repair(room.bob, room.room_id)
+    assert room.bob.state(room.room_id)["m.room.join_rules", ""]["event_id"] == public
+    assert derived(room)["users in a public room"]
+    undone(room.bob, repaired["repair_id"])
+    assert_same(before, facts(room))
 
 
 def test_relations_that_a_repaired_redaction_took_away(braked: Braked) -> None:
@@ -366,6 +450,40 @@ def test_not_once_the_old_states_are_gone(braked: Braked) -> None:
     answer = refused(room.bob, repaired["repair_id"])
     assert "are no longer stored" in answer["error"]
     assert_whole(room)
+
+
+def purge(room: Room, event_id: str) -> None:
+    """Purges a room's history before an event, as admins do."""
+    path = "/v1/purge_history" + quoted(room.room_id, event_id)
+    purge_id = room.bob.admin("POST", path, delete_local_events=True)["purge_id"]
+    status = "/v1/purge_history_status" + quoted(purge_id)
+    wait_for(lambda: room.bob.admin("GET", status)["status"] == "complete", what="the purge")
+
+
+def test_not_once_its_events_were_purged(braked: Braked) -> None:
+    incident = make_incident(braked.pair.room("11"))
+    room = incident.room
+    repaired = repair(room.bob, room.room_id)
+    purge(room, incident.late_message)
+    purged = {*incident.lost} - {incident.late_message}
+    answer = refused(room.bob, repaired["repair_id"])
+    assert "no longer stored" in answer["error"]
+    # Of state events an outlier is left.
+    assert purged - {*answer["events"]} == set()
+    assert room.b.rejected(room.room_id) == set()
+    assert compare.inconsistencies(room.b, room.room_id) == {}
+
+
+def test_not_once_all_that_it_follows_was_purged(braked: Braked) -> None:
+    room = braked.pair.room("11")
+    room.b.sabotage(type="m.room.message", room_id=room.room_id)
+    lost = room.alice.send_message(room.room_id, "Lost")
+    room.b.wait_for_event(lost)
+    room.b.sabotage_off()
+    repaired = repair(room.bob, room.room_id)
+    purge(room, lost)
+    assert "left without" in refused(room.bob, repaired["repair_id"])["error"]
+    assert compare.extremities(room.b, room.room_id) == {lost}
 
 
 def test_not_once_its_journal_is_gone(braked: Braked) -> None:

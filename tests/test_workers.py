@@ -24,6 +24,7 @@ import yaml
 from tests.harness.brake import brake
 from tests.harness.client import Client, JsonDict, MatrixError, quoted
 from tests.harness.compare import differences, inconsistencies, search
+from tests.harness.derived import derived
 from tests.harness.federation import Pair, Room, running
 from tests.harness.hostile import HostilePeer
 from tests.harness.incident import Incident, make_incident, promote
@@ -366,7 +367,9 @@ def test_what_waits_for_an_undo_is_made_again_by_another_process(deployment: Dep
     b = deployment.b
     room = deployment.room_on(PERSISTERS[1], "11")
     lost = {*make_incident(room).lost}
+    before = derived(room)
     repair_id = repair(b.at(MAIN, room.bob), room.room_id)["repair_id"]
+    assert derived(room) != before
     brake(deployment.control, {"transaction": "rejection_repair_undo", "hold": 1})
     path = "/repairs" + quoted(repair_id, "undo")
     job_id = room.bob.repair_api("POST", path, {"dry_run": False})["repair_id"]
@@ -383,6 +386,8 @@ def test_what_waits_for_an_undo_is_made_again_by_another_process(deployment: Dep
     assert finished(room.bob, job_id)["status"] == "complete"
     b.wait_for_event(theirs)
     assert b.rejected(room.room_id) == {*lost, theirs}
+    # Two more processes work that out.
+    assert derived(room) == before
     cited = "SELECT auth_id FROM event_auth WHERE event_id = ?"
     followed = "SELECT prev_event_id FROM event_edges WHERE event_id = ?"
     for sql in (cited, followed):
@@ -400,6 +405,32 @@ def whole(room: Room) -> None:
         seen = replace(room, bob=room.b.at(name, room.bob))
         wait_for(lambda seen=seen: not differences(seen), 20, what=f"{name}: {differences(seen)}")  # type: ignore[misc]
         assert health(seen.bob, room.room_id) == {}
+
+
+def test_no_process_remembers_what_state_was_taken_to_replace(deployment: Deployment) -> None:
+    b = deployment.b
+    room = deployment.room_on(PERSISTERS[1], "11")
+    r = room.room_id
+    lost = lose_state(room, "m.room.topic", {"topic": "Lost"})
+    topic = room.alice.send_state(r, "m.room.topic", {"topic": "Not lost"})
+    room.wait_everywhere(topic)
+
+    def replaced(name: str) -> str | None:
+        found: str | None = b.at(name, room.bob).event(r, topic)["unsigned"].get("replaces_state")
+        return found
+
+    before = {name: replaced(name) for name in SERVING}
+    assert lost not in before.values()
+    repair_id = repair(b.at(MAIN, room.bob), r)["repair_id"]
+    for name in SERVING:
+        wait_for(lambda name=name: replaced(name) == lost, what=f"{name} to forget")  # type: ignore[misc]
+    undo = room.bob.repair_api("POST", f"/repairs/{repair_id}/undo", {"dry_run": False})
+    assert finished(room.bob, undo["repair_id"])["status"] == "complete"
+    for name in SERVING:
+        wait_for(
+            lambda name=name: replaced(name) == before[name],  # type: ignore[misc]
+            what=f"{name} to forget again",
+        )
 
 
 def test_goes_on_beside_the_repair(deployment: Deployment) -> None:

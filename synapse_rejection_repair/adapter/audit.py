@@ -272,6 +272,17 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         ),
     ),
     ("synapse.event_auth", "get_user_power_level", ("user_id", "auth_events")),
+    ("synapse.handlers.stats", "StatsHandler._handle_deltas", ("deltas",)),
+    (
+        "synapse.storage.databases.main.stats",
+        "StatsStore.get_earliest_token_for_stats",
+        ("stats_type", "id"),
+    ),
+    (
+        "synapse.storage.databases.main.events_worker",
+        "EventsWorkerStore.get_event",
+        ("event_id", "allow_rejected", "allow_none"),
+    ),
     # Not called: their warnings are listened to.
     (
         "synapse.handlers.federation_event",

@@ -38,15 +38,6 @@ class SynapseDag(DagReader):
         self._database = database
         self._soft = soft
 
-    async def extremities(self, room_id: str) -> frozenset[str]:
-        """The room's forward extremities as stored."""
-        rows = await self._database.rows(
-            "extremities",
-            "SELECT event_id FROM event_forward_extremities WHERE room_id = ?",
-            (room_id,),
-        )
-        return frozenset(event_id for (event_id,) in rows)
-
     @override
     async def newest_accepted(self, room_id: str) -> list[str]:
         rows = await self._database.rows(

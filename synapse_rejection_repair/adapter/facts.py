@@ -70,7 +70,7 @@ class SynapseFacts(FactsReader):
             defects.get(Finding.MISSING_SEARCH, ()), Union(suspects, soft.nodes)
         )
         unfinished = await self._others(await self._unfinished(room_id), suspects)
-        extremities = await self._dag.extremities(room_id)
+        extremities = await self._rooms.forward_extremities(room_id)
         # At once: where the room goes on, what is an extremity now is followed soon.
         followed = await self._dag.followed(extremities)
         return RoomFacts(

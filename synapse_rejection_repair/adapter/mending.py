@@ -13,6 +13,7 @@ from synapse_rejection_repair.adapter.dag import SynapseDag
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.resolved import ResolvedStates
+from synapse_rejection_repair.adapter.rooms import SynapseRooms
 from synapse_rejection_repair.adapter.states import SynapseStates
 from synapse_rejection_repair.domain.extremities import forward_extremities
 from synapse_rejection_repair.domain.model import StateIds
@@ -24,7 +25,8 @@ class RoomMending:
     Args:
         hs: a homeserver process that writes events.
         database: its main database.
-        dag: reads rooms.
+        rooms: knows rooms.
+        dag: knows their events.
         states: reads states.
         hooks: into Synapse's persistence.
         resolved: what processes remember of resolved states.
@@ -34,6 +36,7 @@ class RoomMending:
         self,
         hs: HomeServer,
         database: Database,
+        rooms: SynapseRooms,
         dag: SynapseDag,
         states: SynapseStates,
         hooks: PersistenceHooks,
@@ -43,6 +46,7 @@ class RoomMending:
         self._store = self._stores.main
         self._notifier = hs.get_notifier()
         self._database = database
+        self._rooms = rooms
         self._dag = dag
         self._states = states
         self._hooks = hooks
@@ -108,11 +112,13 @@ class RoomMending:
         delta.to_insert = {k: i for k, i in delta.to_insert.items() if (k, i) not in known}
 
     async def _mend_extremities(self, room_id: str, planned: Collection[str]) -> None:
-        stored = await self._dag.extremities(room_id)
+        stored = await self._rooms.forward_extremities(room_id)
         candidates = stored | frozenset(planned)
         bad = await self._dag.not_standing(candidates)
         followed = await self._dag.followed(candidates)
         wanted = forward_extremities(candidates, bad, (), followed)
+        # A plan names others where all are bad, and where nothing else stands, nothing is undone:
+        # what is left then are bad ones, with which a room goes on, as it does not with none.
         if wanted == stored or not wanted:
             return
         persist = self._stores.persist_events

@@ -98,6 +98,15 @@ class SynapseRooms(RoomReader):
         return newest or 0
 
     @override
+    async def forward_extremities(self, room_id: str) -> frozenset[str]:
+        rows = await self._database.rows(
+            "extremities",
+            "SELECT event_id FROM event_forward_extremities WHERE room_id = ?",
+            (room_id,),
+        )
+        return frozenset(event_id for (event_id,) in rows)
+
+    @override
     async def current_state(self, room_id: str) -> StateIds:
         rows = await self._database.rows(
             "current_state",

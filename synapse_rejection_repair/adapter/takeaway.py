@@ -22,6 +22,7 @@ OWN_ROWS = (
     "event_labels",
     "event_expiry",
     "room_retention",
+    "sticky_events",
     "event_json",
     "events",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 
 from synapse.storage.database import LoggingTransaction
@@ -14,7 +15,9 @@ from synapse_rejection_repair.adapter.takeaway import STATE
 from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.repair import RepairJob
 from synapse_rejection_repair.domain.steps import Action
-from synapse_rejection_repair.domain.undo import Done
+from synapse_rejection_repair.domain.undo import STORED_ANEW, Done
+from synapse_rejection_repair.errors import RepairError
+from synapse_rejection_repair.errors_undo import BuiltUpon, EventsGone, NothingLeft
 from synapse_rejection_repair.ports_undo import UndoReader
 
 _AT_ONCE = 100
@@ -56,6 +59,19 @@ class SynapseUndoReader(UndoReader):
         )
 
     @override
+    async def undone_by(self, repair: RepairJob) -> str | None:
+        rows = await self._database.rows(
+            "undone_by",
+            f"SELECT job_id, request FROM {JOBS} WHERE room_id = ? AND kind = 'repair'"
+            " AND status = 'complete' AND created_ts >= ? ORDER BY created_ts",
+            (repair.room_id, repair.created_ts),
+        )
+        for job_id, request in rows:
+            if json.loads(request).get("undoes") == repair.job_id:
+                return str(job_id)
+        return None
+
+    @override
     async def stateless(self, repair: RepairJob, events: Done) -> list[str]:
         # Nothing refers to these groups any more: whatever tidies up may take them away.
         found: list[str] = []
@@ -64,7 +80,44 @@ class SynapseUndoReader(UndoReader):
         return sorted(found)
 
     @override
-    async def builders(self, repair: RepairJob, events: Done) -> list[str]:
+    async def obstacle(self, repair: RepairJob, events: Done) -> RepairError | None:
+        anew = [i for i, actions in events.items() if STORED_ANEW & {*actions}]
+        if gone := await self._gone(repair, anew):
+            return EventsGone(repair.job_id, tuple(gone))
+        if anew and not await self._others(repair):
+            return NothingLeft(repair.job_id)
+        if builders := await self._builders(repair, events):
+            return BuiltUpon(repair.job_id, tuple(builders))
+        return None
+
+    async def _gone(self, repair: RepairJob, anew: Collection[str]) -> list[str]:
+        """Those of the events that were purged since: of state events, outliers are left."""
+        stored = dict(
+            await self._database.rows_of(
+                "still_stored", "SELECT event_id, outlier FROM events WHERE", anew, "event_id"
+            )
+        )
+        found = [i for i in anew if i not in stored]
+        for ids in batches((i for i, outlier in stored.items() if outlier), _AT_ONCE):
+            found += await self._database.run("outliers", _not_outliers, repair.job_id, ids)
+        return sorted(found)
+
+    async def _others(self, repair: RepairJob) -> bool:
+        """Whether the room has accepted events besides those that the repair stored anew."""
+        clause, args = self._database.in_list("j.action", [a.value for a in STORED_ANEW])
+        rows = await self._database.rows(
+            "others",
+            "SELECT e.event_id FROM events AS e"
+            " LEFT JOIN rejections AS r ON r.event_id = e.event_id"
+            " WHERE e.room_id = ? AND NOT e.outlier AND r.event_id IS NULL AND NOT EXISTS ("
+            f"  SELECT 1 FROM {JOURNAL} AS j"
+            f"   WHERE j.job_id = ? AND j.event_id = e.event_id AND {clause}) LIMIT 1",
+            (repair.room_id, repair.job_id, *args),
+        )
+        return bool(rows)
+
+    async def _builders(self, repair: RepairJob, events: Done) -> list[str]:
+        """The events accepted since that follow or cite what the repair received."""
         received = {i for i, actions in events.items() if Action.RECEIVE in actions}
         # What follows these has their new state, and what was received in it.
         changed = {i for i, actions in events.items() if Action.RESTATE in actions} | received
@@ -92,6 +145,16 @@ class SynapseUndoReader(UndoReader):
         found = {i for i, received_ts in following if received_ts >= since}
         found.update(i for i, auth_id in citing if auth_id in received)
         return sorted(found - events.keys())
+
+
+def _not_outliers(txn: LoggingTransaction, job_id: str, event_ids: Sequence[str]) -> list[str]:
+    """Those of the events that were none before the repair."""
+    return [
+        event_id
+        for action in STORED_ANEW
+        for event_id, rows in originals(txn, job_id, event_ids, action.value).items()
+        if not any(row["outlier"] for row in rows.get("events", ()))
+    ]
 
 
 def _stateless(

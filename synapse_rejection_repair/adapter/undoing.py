@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from synapse.server import HomeServer
-from synapse.storage.database import LoggingTransaction
+from synapse.storage.database import LoggingTransaction, make_in_list_sql_clause
 from typing_extensions import override
 
 from synapse_rejection_repair.adapter.database import Database
@@ -34,15 +34,13 @@ from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.dag import in_order
 from synapse_rejection_repair.domain.repair import RepairJob
 from synapse_rejection_repair.domain.steps import Action
-from synapse_rejection_repair.domain.undo import UNDO, Done
-from synapse_rejection_repair.errors_undo import BuiltUpon
+from synapse_rejection_repair.domain.undo import STORED_ANEW, UNDO, Done
+from synapse_rejection_repair.errors import RepairError
 from synapse_rejection_repair.ports import Clock
 from synapse_rejection_repair.ports_undo import UndoWriter
 
 _AT_ONCE = 100
 """How many events are put back in one transaction."""
-
-_STORED_ANEW = {Action.RECEIVE, Action.REJECT}
 
 
 class SynapseUndoWriter(UndoWriter):
@@ -84,23 +82,23 @@ class SynapseUndoWriter(UndoWriter):
         nodes = await read_nodes(self._database, events.keys())
         parents = {p for n in nodes.values() for p in n.prev_event_ids} - events.keys()
         children_first = [n.event_id for n in in_order(nodes)][::-1]
-        builders: list[str] = []
+        refused: RepairError | None = None
 
         async def put_all_back() -> set[str]:
-            builders.extend(await self._history.builders(repair, events))
-            if builders:
+            nonlocal refused
+            refused = await self._history.obstacle(repair, events)
+            if refused is not None:
                 return set()
             for ids in batches(children_first, _AT_ONCE):
                 await self._database.run("undo", self._undo, job, repair.job_id, ids, events)
                 await self._clock.breathe()
-            await self._database.run("undo_bump", mend_bump_stamp, job.room_id)
-            return parents
+            return await self._database.run("undo_bump", self._end, repair, parents)
 
         # What waits meanwhile was made and judged with the events as they are no longer.
         with self._hooks.refusing(job.room_id, self._latecomers.stale):
             await self._mending.mend(job.room_id, put_all_back)
-        if builders:
-            raise BuiltUpon(repair.job_id, tuple(builders))
+        if refused is not None:
+            raise refused
 
     def _undo(
         self,
@@ -111,7 +109,7 @@ class SynapseUndoWriter(UndoWriter):
         events: Done,
     ) -> None:
         now = self._clock.now_ms()
-        anew = [i for i in event_ids if _STORED_ANEW & {*events[i]}]
+        anew = [i for i in event_ids if STORED_ANEW & {*events[i]}]
         if anew:
             was = {
                 **originals(txn, repair_id, anew, Action.REJECT.value),
@@ -122,10 +120,11 @@ class SynapseUndoWriter(UndoWriter):
             for event_id in anew:
                 _insert(txn, event_id, was[event_id])
             put_back(txn, taken)
-            restore_extremities(txn, {p for i in anew for p in _prev_events(was[i])})
+            before = {p for i in anew for p in _prev_events(was[i])}.difference(anew)
+            restore_extremities(txn, before)
             mend_threads(txn, job.room_id, anew)
             # What was stored anew itself has its own rows of then.
-            others = [i for i in redacted if not _STORED_ANEW & {*events.get(i, ())}]
+            others = [i for i in redacted if not STORED_ANEW & {*events.get(i, ())}]
             if others:
                 restore_relations(txn, job.room_id, others)
         restated = [i for i in event_ids if Action.RESTATE in events[i]]
@@ -144,6 +143,48 @@ class SynapseUndoWriter(UndoWriter):
         # Every process may have cached any of it.
         self._store._invalidate_caches_for_room_events_and_stream(txn, job.room_id)
         self._resolved.forget(txn)
+
+    def _end(
+        self, txn: LoggingTransaction, repair: RepairJob, parents: Collection[str]
+    ) -> set[str]:
+        """Lets the room end as it did before the repair, and with what came since.
+
+        A damaged event that was put back counts as accepted, but has no edges: by them, nothing
+        follows those before it.
+
+        Returns:
+            The events that may be forward extremities.
+        """
+        mend_bump_stamp(txn, repair.room_id)
+        were, position = repair.progress.start_extremities, repair.progress.start_position
+        if were:
+            restore_extremities(txn, were)
+        txn.execute(
+            "SELECT event_id FROM event_forward_extremities WHERE room_id = ?", (repair.room_id,)
+        )
+        stored = {event_id for (event_id,) in txn.fetchall()}
+        candidates = stored.union(parents, were or ())
+        ids = [*candidates.difference(were or ())]
+        never = {
+            event_id
+            for action in STORED_ANEW
+            for event_id in originals(txn, repair.job_id, ids, action.value)
+        }
+        if were is not None and position is not None:
+            for some in batches(ids):
+                clause, args = make_in_list_sql_clause(txn.database_engine, "event_id", some)
+                txn.execute(
+                    f"SELECT event_id FROM events WHERE stream_ordering <= ? AND {clause}",
+                    (position, *args),
+                )
+                never.update(event_id for (event_id,) in txn.fetchall())
+        # A room must never have none.
+        if not stored <= never:
+            delete(txn, "event_forward_extremities", stored & never)
+        self._store._invalidate_cache_and_stream(
+            txn, self._store.get_latest_event_ids_in_room, (repair.room_id,)
+        )
+        return candidates - never
 
 
 def _insert(

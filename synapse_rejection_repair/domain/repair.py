@@ -82,6 +82,8 @@ class RepairProgress:
         fetched: how many events that were missing other servers gave.
         state_changes: how it changes the room's current state.
         start_position: the room's newest stream ordering when it began.
+        start_extremities: the room's forward extremities then; `None` if it never began, or
+            was done by an earlier version.
     """
 
     total: int = 0
@@ -91,6 +93,7 @@ class RepairProgress:
     fetched: int = 0
     state_changes: tuple[StateChange, ...] = ()
     start_position: int | None = None
+    start_extremities: tuple[str, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What JSON can hold of it: all."""
@@ -103,7 +106,14 @@ class RepairProgress:
     def from_json(cls, value: dict[str, Any]) -> RepairProgress:
         """The progress that `to_json` gave this for."""
         changes = tuple(StateChange(*change) for change in value["state_changes"])
-        return cls(**{**value, "state_changes": changes})
+        extremities = value.get("start_extremities")
+        return cls(
+            **{
+                **value,
+                "state_changes": changes,
+                "start_extremities": None if extremities is None else tuple(extremities),
+            }
+        )
 
 
 RepairJob = Job[RepairRequest, RepairProgress]

@@ -12,7 +12,8 @@ from synapse_rejection_repair.domain.steps import Action
 UNDO = "undo"
 """What the journal calls it when an event is put back as it was."""
 
-_STORED_ANEW = (Action.RECEIVE, Action.REJECT)
+STORED_ANEW = frozenset((Action.RECEIVE, Action.REJECT))
+"""What a repair does by storing an event anew."""
 
 Done = Mapping[str, tuple[Action, ...]]
 """What a repair did with each event, as far as it has to be undone."""
@@ -48,7 +49,7 @@ def done_with(entries: Iterable[tuple[str, str]]) -> dict[str, tuple[Action, ...
     for event_id, name in sorted(entries):
         found[event_id] = (*found.get(event_id, ()), Action(name))
     return {
-        event_id: tuple(a for a in actions if a in _STORED_ANEW)[:1] or actions
+        event_id: tuple(a for a in actions if a in STORED_ANEW)[:1] or actions
         for event_id, actions in found.items()
     }
 

@@ -38,8 +38,11 @@ from synapse_rejection_repair.errors_peers import (
     StateMoved,
 )
 from synapse_rejection_repair.errors_undo import (
+    AlreadyUndone,
     BuiltUpon,
+    EventsGone,
     JournalGone,
+    NothingLeft,
     NotOver,
     NotStoppable,
     NotUndoable,
@@ -63,11 +66,14 @@ _HTTP: dict[type[RepairError], tuple[HTTPStatus, str]] = {
     JobRunning: (HTTPStatus.CONFLICT, CONFLICT),
     JobOver: (HTTPStatus.CONFLICT, CONFLICT),
     NotStoppable: (HTTPStatus.CONFLICT, CONFLICT),
+    AlreadyUndone: (HTTPStatus.CONFLICT, CONFLICT),
     BuiltUpon: (HTTPStatus.CONFLICT, CONFLICT),
+    EventsGone: (HTTPStatus.CONFLICT, CONFLICT),
     JournalGone: (HTTPStatus.CONFLICT, CONFLICT),
     StateGone: (HTTPStatus.CONFLICT, CONFLICT),
     TouchedSince: (HTTPStatus.CONFLICT, CONFLICT),
     NotOver: (HTTPStatus.CONFLICT, CONFLICT),
+    NothingLeft: (HTTPStatus.CONFLICT, CONFLICT),
     NotUndoable: (HTTPStatus.CONFLICT, CONFLICT),
     FactsChanged: (HTTPStatus.CONFLICT, CONFLICT),
     StateMoved: (HTTPStatus.CONFLICT, CONFLICT),
@@ -90,5 +96,7 @@ _HTTP: dict[type[RepairError], tuple[HTTPStatus, str]] = {
 def to_http(error: RepairError) -> SynapseError:
     """The Matrix error that says what an error of this module says."""
     status, errcode = _HTTP.get(type(error), (HTTPStatus.INTERNAL_SERVER_ERROR, Codes.UNKNOWN))
-    more = {"events": list(error.event_ids[:_SHOWN])} if isinstance(error, BuiltUpon) else None
+    more = None
+    if isinstance(error, BuiltUpon | EventsGone):
+        more = {"events": list(error.event_ids[:_SHOWN])}
     return SynapseError(status, str(error), errcode, more)

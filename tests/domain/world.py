@@ -325,6 +325,9 @@ class World:
     async def position(self, room_id: str) -> int:
         return self.newest
 
+    async def forward_extremities(self, room_id: str) -> frozenset[str]:
+        return frozenset(self.extremities)
+
     async def accepted_behind(self, event_ids: Collection[str]) -> Behind:
         # One generation further than was asked for.
         looked_up = {*event_ids, *self._accepted_children(event_ids)}

@@ -57,7 +57,14 @@ def braked_pair(
         *yaml.safe_load(EXAMPLE.read_text())["modules"],
     ]
     a = Server(folder / "a", modules=[])
-    b = Server(folder / "b", install=install, modules=modules, database=database)
+    b = Server(
+        folder / "b",
+        install=install,
+        modules=modules,
+        database=database,
+        # As for any pair: what a new database is in want of is not to go on in a test.
+        config={"background_updates": {"sleep_enabled": False}},
+    )
     with running(a, b):
         yield Braked(Pair(a, b), control)
 
