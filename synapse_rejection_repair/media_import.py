@@ -59,18 +59,19 @@ class MediaImport:
             held: how this server has those that it has.
             foretold: what would become of the others.
         """
-        full = [e.event_id for e in events if held.get(e.event_id) is Held.FULL]
+        # Not of all that is here, which may be most of a large room.
+        naming = {e.event_id: e for e in events if references((e.pdu or {}).get("content"))}
+        full = [i for i in naming if held.get(i) is Held.FULL]
         contents = await self.target.contents(full)
         out = {*foretold.pruned, *(s.event_id for s in foretold.skipped)}
-        for event in events:
-            how = held.get(event.event_id)
-            if (how is None or not how.in_full) and event.event_id not in out:
-                contents[event.event_id] = (event.pdu or {}).get("content")
-        servers = {e.event_id: server_of(str((e.pdu or {}).get("sender"))) for e in events}
-        named = {i: c for i, c in contents.items() if references(c)}
-        for event_id, content in named.items():
-            mentions.add(event_id, servers[event_id], content)
-        for redaction in (*foretold.redactions, *await self.target.redactions(named)):
+        for event_id, event in naming.items():
+            how = held.get(event_id)
+            if (how is None or not how.in_full) and event_id not in out:
+                contents[event_id] = (event.pdu or {}).get("content")
+        for event_id, content in contents.items():
+            sender = (naming[event_id].pdu or {}).get("sender")
+            mentions.add(event_id, server_of(str(sender)), content)
+        for redaction in (*foretold.redactions, *await self.target.redactions(contents)):
             mentions.redact(redaction)
 
     async def summarise(self, source: Source, mentions: Mentions) -> MediaSummary:

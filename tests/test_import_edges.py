@@ -291,6 +291,8 @@ def write_like(world: OldWorld, event_id: str, to: Server, table: str, /, **chan
         cursor.execute(f"SELECT * FROM {table} WHERE event_id = ?", (event_id,))
         names = [column[0] for column in cursor.description]
         row = {**dict(zip(names, cursor.fetchone(), strict=True)), **changed}
+    # SQLite has no booleans, and PostgreSQL takes no numbers for them.
+    row.update({key: bool(row[key]) for key in ("processed", "contains_url") if key in row})
     marks = ", ".join("?" for _ in row)
     to.database.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", *row.values())
 
