@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import attr
 
-from synapse_rejection_repair.domain.imports import Held, Skip, Summary
+from synapse_rejection_repair.domain.imports import Held, ImportRequest, Skip, Summary
 from synapse_rejection_repair.domain.media import Mentions
 from synapse_rejection_repair.domain.source import BEGINNING, SourceEvent
 from synapse_rejection_repair.domain.visibility import hidden_from
@@ -86,8 +86,7 @@ async def summarise(
     room_id: str,
     version: str,
     server_name: str,
-    *,
-    verify: bool,
+    request: ImportRequest,
 ) -> Summary:
     """What an import of a room would bring.
 
@@ -98,10 +97,10 @@ async def summarise(
         room_id: the room.
         version: its version's identifier.
         server_name: this server's name.
-        verify: check signatures as well.
+        request: what is asked for.
     """
     summary, mentions = Summary(), Mentions()
-    forecast = target.forecast(room_id, version, source, verify)
+    forecast = target.forecast(room_id, version, source, request)
     after = BEGINNING
     while events := await source.history(room_id, after, _LOOKED_AT):
         after = events[-1].position

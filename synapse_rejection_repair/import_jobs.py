@@ -41,7 +41,7 @@ _SPARE = 1000
 _JOBS = 20
 """How many earlier imports are read at a time."""
 
-MakeWriter = Callable[[str, str, Source, bool], ImportWriter]
+MakeWriter = Callable[[str, str, Source, ImportRequest], ImportWriter]
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)
@@ -97,7 +97,7 @@ class ImportRunner(Runner[ImportRequest, ImportProgress]):
         job = await self.store.save(job.begun(self.clock.now_ms()).with_progress(total=total))
         # One that was begun goes on to its end: what is left out there counts as well.
         if lacking or job.progress.lowest is not None:
-            writer = self.make_writer(room_id, version, source, job.request.verify_signatures)
+            writer = self.make_writer(room_id, version, source, job.request)
             job = await self._continue_orderings(job)
             job = await writer.prepare(job, lacking + _SPARE)
             async with writer.at_work():

@@ -114,7 +114,7 @@ class ImportService:
                 room_id,
                 version,
                 self.server_name,
-                verify=request.verify_signatures,
+                request,
             )
         finally:
             await source.close()

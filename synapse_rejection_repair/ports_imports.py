@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, Protocol
 
 import attr
 
-from synapse_rejection_repair.domain.imports import Held, ImportJob, Skipped
+from synapse_rejection_repair.domain.imports import Held, ImportJob, ImportRequest, Skipped
 from synapse_rejection_repair.domain.listing import Listing, Page
 from synapse_rejection_repair.domain.media import (
     MediaProgress,
@@ -186,14 +186,16 @@ class ImportTarget(Protocol):
     async def held(self, event_ids: Collection[str]) -> dict[str, Held]:
         """How this server has those of the events that it has."""
 
-    def forecast(self, room_id: str, room_version: str, source: Source, verify: bool) -> Forecast:
+    def forecast(
+        self, room_id: str, room_version: str, source: Source, request: ImportRequest
+    ) -> Forecast:
         """What foretells which events of a room would arrive.
 
         Args:
             room_id: the room.
             room_version: its version's identifier.
             source: the old database.
-            verify: check signatures as well.
+            request: what is asked for.
         """
 
 

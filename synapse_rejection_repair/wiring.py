@@ -120,7 +120,7 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
     store = SynapseJobStore(
         database, "repair", RepairRequest, RepairProgress, this_process_writes, clock
     )
-    history = SynapseUndoReader(database)
+    history = SynapseUndoReader(database, dag)
     undo_planner = UndoPlanner(store, rooms, history)
     peers = SynapsePeers(hs, database, dag, states, clock)
     peer_events = PeerEvents(hs, database, integrity, make_checker, clock)

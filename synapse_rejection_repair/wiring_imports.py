@@ -88,7 +88,7 @@ def wire_imports(
         repairing, arriving = hooks, arrivals
 
         def make_writer(
-            room_id: str, room_version: str, source: Source, verify: bool
+            room_id: str, room_version: str, source: Source, request: ImportRequest
         ) -> SynapseImportWriter:
             return SynapseImportWriter(
                 hs,
@@ -104,7 +104,7 @@ def wire_imports(
                 room_id,
                 room_version,
                 source,
-                verify,
+                request,
             )
 
         def others_asked() -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -70,9 +72,12 @@ def wrong(world: OldWorld, cara: Client) -> list[str]:
     return [bad_id, good_id]
 
 
-@pytest.mark.slow
-def test_what_the_source_rejected_by_mistake_arrives(tmp_path: Path) -> None:
-    """It is judged anew by this server's own checks, and by the states that follow from them."""
+@contextmanager
+def wronged_world(tmp_path: Path) -> Iterator[tuple[OldWorld, str, str, list[str]]]:
+    """A is wrong, B has joined by way of C, and both are gone.
+
+    Gives the world, what nobody may accept, what follows that, and C's order of the room.
+    """
     a, c = Server(tmp_path / "a", modules=[]), Server(tmp_path / "c", modules=[])
     b = Server(tmp_path / "b", modules=sources(old=a.database.synapse_config()))
     with running(a, b, c):
@@ -89,24 +94,53 @@ def test_what_the_source_rejected_by_mistake_arrives(tmp_path: Path) -> None:
         order = [e["event_id"] for e in carol.messages(r)]
         a.stop()
         c.stop()
+        yield world, bad, good, order
+        assert b.database.query(GAPS, r) == []
+        assert compare.inconsistencies(b, r) == {}
+        assert b.errors_in_log() == []
+
+
+@pytest.mark.slow
+def test_what_the_source_rejected_by_mistake_arrives(tmp_path: Path) -> None:
+    """It is judged anew by this server's own checks, and by the states that follow from them."""
+    with wronged_world(tmp_path) as (world, bad, good, order):
+        a, b, c, bob, r = world.a, world.b, world.c, world.bob, world.room_id
         whole, before, facts = accepted(c, r), accepted(b, r), untouched(b, bob, r)
         lost = a.rejected(r) - before
         assert len(lost) > 6
         come = (accepted(a, r) | lost) - {bad} - before
 
-        summary = world.dry_run()
+        summary = world.dry_run(judge_rejected=True)
         assert (summary["rejected"], summary["fails_auth"]) == (1, 0), summary
         assert summary["to_import"] == len(come), summary
-        job = world.import_room()
+        job = world.import_room(judge_rejected=True)
         assert (job["status"], job["skipped"]) == ("complete", {"rejected_by_source": 1}), job
         assert (job["imported"], job["done"]) == (len(come), job["total"])
         assert accepted(b, r) == come | before >= whole | {good}
         assert b.rejected(r) == {bad}
         assert states(b, whole) == states(c, whole)
-        assert b.database.query(GAPS, r) == []
         assert [e["event_id"] for e in bob.messages(r) if e["event_id"] in whole] == order
         assert untouched(b, bob, r) == facts
-        assert compare.inconsistencies(b, r) == {}
-        again = world.import_room()
+        again = world.import_room(judge_rejected=True)
         assert (again["status"], again["total"], again["skipped"]) == ("complete", 0, {}), again
-        assert b.errors_in_log() == []
+
+
+@pytest.mark.slow
+def test_otherwise_it_arrives_as_rejected(tmp_path: Path) -> None:
+    with wronged_world(tmp_path) as (world, bad, good, _):
+        a, b, bob, r = world.a, world.b, world.bob, world.room_id
+        theirs, before, facts = accepted(a, r), accepted(b, r), untouched(b, bob, r)
+        # What B was given as accepted, when it joined, is judged all the same.
+        given = {i for (i,) in b.database.query("SELECT event_id FROM events WHERE outlier")}
+        lost = a.rejected(r) - before - given
+        assert {bad, good} <= lost
+
+        summary = world.dry_run()
+        job = world.import_room()
+        assert (job["status"], job["skipped"]) == ("complete", {"rejected_by_source": len(lost)})
+        assert (summary["rejected"], summary["to_import"]) == (len(lost), job["imported"])
+        assert b.rejected(r) == lost
+        assert theirs <= accepted(b, r)
+        assert states(b, theirs - given) == states(a, theirs - given)
+        assert untouched(b, bob, r) == facts
+        assert world.import_room()["total"] == 0

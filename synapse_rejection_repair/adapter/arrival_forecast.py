@@ -34,6 +34,7 @@ class ArrivalForecast(Forecast):
         room_id: the room.
         room_version: its version's identifier.
         keys_from: check signatures too, with these keys of the source.
+        anew: have the rules decide on what the source has rejected.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class ArrivalForecast(Forecast):
         room_id: str,
         room_version: str,
         keys_from: SourceKeys | None,
+        anew: bool,
     ) -> None:
         self._events = checker
         self._states = ForecastStates(source, room_id, self._resolve)
@@ -59,6 +61,7 @@ class ArrivalForecast(Forecast):
         self._room_id = room_id
         self._room_version = room_version
         self._keys_from = keys_from
+        self._anew = anew
         self._rejected: set[str] = set()
         self._accepted_anew: set[str] = set()
 
@@ -118,6 +121,8 @@ class ArrivalForecast(Forecast):
             missing = await self._checker.missing(missing)
         if missing:
             return Skipped(event_id, Skip.MISSING_AUTH_EVENTS)
+        if by_source and not self._anew:
+            return Skipped(event_id, Skip.REJECTED_BY_SOURCE)
         verdict = await self._checker.verdict(one.event, before)
         if verdict.accepted:
             return None

@@ -43,6 +43,7 @@ class ArrivalJudge:
         rooms: knows which events are here.
         source: the old database.
         room_id: the room.
+        anew: have the rules decide on what the source has rejected.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class ArrivalJudge:
         rooms: SynapseRooms,
         source: Source,
         room_id: str,
+        anew: bool,
     ) -> None:
         self._checker = checker
         self._states = states
@@ -60,6 +62,7 @@ class ArrivalJudge:
         self._rooms = rooms
         self._source = source
         self._room_id = room_id
+        self._anew = anew
 
     async def decide(
         self, admitted: Admitted, pending: Mapping[str, Arriving], *, accepted: bool
@@ -90,14 +93,16 @@ class ArrivalJudge:
         context = await self._context(admitted, pending)
         if context is None:
             return None if pending else Skipped(event.event_id, Skip.UNKNOWN_STATE)
+        by_source = admitted.source.rejected and not accepted
+        if by_source and not self._anew:
+            return _rejected(admitted, context, Skip.REJECTED_BY_SOURCE)
         verdict = await self._checker.verdict(event, context.state_group_before_event)
         if verdict.accepted:
             return Arriving(admitted, context)
         if verdict.check is Check.VALIDITY:
             return Skipped(event.event_id, Skip.MALFORMED, verdict.error)
-        why = Skip.failing(verdict.check, by_source=admitted.source.rejected and not accepted)
-        context.rejected = RejectedReason.AUTH_ERROR
-        return Arriving(admitted, context, Skipped(event.event_id, why, verdict.error))
+        why = Skip.failing(verdict.check, by_source=by_source)
+        return _rejected(admitted, context, why, verdict.error)
 
     async def _context(
         self, admitted: Admitted, pending: Mapping[str, Arriving]
@@ -120,3 +125,10 @@ class ArrivalJudge:
         # Under what they are, not under what the source says that they are.
         state = await self._rooms.state_of([i for i in cited if i not in lost])
         return await self._states.given(admitted.event, state) if state else None
+
+
+def _rejected(
+    admitted: Admitted, context: EventContext, reason: Skip, error: str | None = None
+) -> Arriving:
+    context.rejected = RejectedReason.AUTH_ERROR
+    return Arriving(admitted, context, Skipped(admitted.event.event_id, reason, error))

@@ -65,7 +65,7 @@ class SynapseDag(DagReader):
     @override
     async def accepted_behind(self, event_ids: Collection[str]) -> Behind:
         # One generation at a time, a chain of ten thousand would be ten thousand questions.
-        looked_up = {*event_ids, *await self._far_behind(event_ids)}
+        looked_up = {*event_ids, *await self.far_behind(event_ids)}
         rows = await self._database.rows_of(
             "children",
             f"SELECT ee.event_id FROM {_ACCEPTED_EDGES} AND",
@@ -75,8 +75,8 @@ class SynapseDag(DagReader):
         nodes = await self._light_nodes({event_id for (event_id,) in rows})
         return Behind(nodes.values(), looked_up)
 
-    async def _far_behind(self, event_ids: Collection[str]) -> list[str]:
-        """Some accepted events that are reached from the events, however far."""
+    async def far_behind(self, event_ids: Collection[str]) -> list[str]:
+        """Accepted events that are reached from the events, however far: the first thousand."""
         clause, args = self._database.in_list("ee.prev_event_id", event_ids)
         rows = await self._database.rows(
             "far_behind",

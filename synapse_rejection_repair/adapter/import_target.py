@@ -11,7 +11,7 @@ from synapse_rejection_repair.adapter.arrival_forecast import ArrivalForecast
 from synapse_rejection_repair.adapter.checker import EventChecker
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.rooms import SynapseRooms
-from synapse_rejection_repair.domain.imports import Held
+from synapse_rejection_repair.domain.imports import Held, ImportRequest
 from synapse_rejection_repair.ports import Clock, StateReader
 from synapse_rejection_repair.ports_imports import ImportTarget, Source
 
@@ -81,7 +81,7 @@ class SynapseImportTarget(ImportTarget):
 
     @override
     def forecast(
-        self, room_id: str, room_version: str, source: Source, verify: bool
+        self, room_id: str, room_version: str, source: Source, request: ImportRequest
     ) -> ArrivalForecast:
         return ArrivalForecast(
             self._make_checker(room_version),
@@ -92,5 +92,6 @@ class SynapseImportTarget(ImportTarget):
             self._clock,
             room_id,
             room_version,
-            SourceKeys(source) if verify else None,
+            SourceKeys(source) if request.verify_signatures else None,
+            request.judge_rejected,
         )

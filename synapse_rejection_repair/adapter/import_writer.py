@@ -22,7 +22,7 @@ from synapse_rejection_repair.adapter.group_states import GroupStates
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.page_cache import larger_page_cache
 from synapse_rejection_repair.adapter.rooms import SynapseRooms
-from synapse_rejection_repair.domain.imports import ImportJob, Skipped
+from synapse_rejection_repair.domain.imports import ImportJob, ImportRequest, Skipped
 from synapse_rejection_repair.domain.source import Position, SourceEvent
 from synapse_rejection_repair.domain.spans import Span, without
 from synapse_rejection_repair.ports import Clock
@@ -49,7 +49,7 @@ class SynapseImportWriter(ImportWriter):
         room_id: the room.
         room_version: its version's identifier.
         source: the old database.
-        verify: check signatures as well.
+        request: what is asked for.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class SynapseImportWriter(ImportWriter):
         room_id: str,
         room_version: str,
         source: Source,
-        verify: bool,
+        request: ImportRequest,
     ) -> None:
         self._database = database
         self._admission = admission
@@ -76,7 +76,7 @@ class SynapseImportWriter(ImportWriter):
         self._clock = clock
         self._room_id = room_id
         self._room_version = room_version
-        self._keys_from = SourceKeys(source) if verify else None
+        self._keys_from = SourceKeys(source) if request.verify_signatures else None
         groups = GroupStates(hs)
         checker = make_checker(room_version)
         self._checker = ArrivalChecker(checker, groups.entries)
@@ -84,7 +84,15 @@ class SynapseImportWriter(ImportWriter):
         outliers = ArrivalOutliers(
             hs, admission, self._checker, source, clock, room_id, room_version, self._keys_from
         )
-        self._judge = ArrivalJudge(self._checker, self._states, outliers, rooms, source, room_id)
+        self._judge = ArrivalJudge(
+            self._checker,
+            self._states,
+            outliers,
+            rooms,
+            source,
+            room_id,
+            request.judge_rejected,
+        )
         self._store = ArrivalStore(hs, database, hooks, arrivals, jobs, clock, room_id)
 
     @override

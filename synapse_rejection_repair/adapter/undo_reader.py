@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from synapse.storage.database import LoggingTransaction
 from typing_extensions import override
 
+from synapse_rejection_repair.adapter.dag import SynapseDag
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.journal import originals
 from synapse_rejection_repair.adapter.tables import JOBS, JOURNAL
@@ -31,10 +32,12 @@ class SynapseUndoReader(UndoReader):
 
     Args:
         database: Synapse's main database.
+        dag: reads who follows whom.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, dag: SynapseDag) -> None:
         self._database = database
+        self._dag = dag
 
     @override
     async def journal(self, job_id: str) -> list[tuple[str, str]]:
@@ -117,7 +120,7 @@ class SynapseUndoReader(UndoReader):
         return bool(rows)
 
     async def _builders(self, repair: RepairJob, events: Done) -> list[str]:
-        """The events accepted since that follow or cite what the repair received."""
+        """The events accepted since that follow or cite what the repair received, and so on."""
         received = {i for i, actions in events.items() if Action.RECEIVE in actions}
         # What follows these has their new state, and what was received in it.
         changed = {i for i, actions in events.items() if Action.RESTATE in actions} | received
@@ -144,6 +147,9 @@ class SynapseUndoReader(UndoReader):
         )
         found = {i for i, received_ts in following if received_ts >= since}
         found.update(i for i, auth_id in citing if auth_id in received)
+        found -= events.keys()
+        if found:
+            found.update(await self._dag.far_behind(sorted(found)[:_AT_ONCE]))
         return sorted(found - events.keys())
 
 

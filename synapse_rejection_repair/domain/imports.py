@@ -41,7 +41,7 @@ class Skip(str, enum.Enum):
     """Why an event does not arrive, or arrives as rejected."""
 
     REJECTED_BY_SOURCE = "rejected_by_source"
-    """Stored as rejected: the source had rejected it, and it fails the authorization rules here.
+    """Stored as rejected: the source had rejected it and, judged anew, it fails here as well.
 
     Not of those that this server holds as accepted outliers: there it counts which check fails.
     """
@@ -110,12 +110,14 @@ class ImportRequest:
         verify_signatures: check signatures as well, with the keys that are cached.
         events_per_second: not to import faster than that; `None` for as fast as possible.
         media: bring the media too that the room's events refer to.
+        judge_rejected: have the rules decide anew on what the source has rejected.
     """
 
     source: str
     verify_signatures: bool = False
     events_per_second: int | None = None
     media: bool = False
+    judge_rejected: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """What JSON can hold of it: all."""

@@ -21,7 +21,14 @@ from synapse_rejection_repair.rest.errors import to_http
 from synapse_rejection_repair.rest.jobs import JobsServlet
 from synapse_rejection_repair.rest.paths import pattern
 
-_OPTIONS = ("source", "dry_run", "verify_signatures", "events_per_second", "media")
+_OPTIONS = (
+    "source",
+    "dry_run",
+    "verify_signatures",
+    "events_per_second",
+    "media",
+    "judge_rejected",
+)
 _MAX_ROOMS = 1000
 SOURCE_ROOM_ORDERS = ("room_id", "events", "missing", "joined")
 SKIPPED_ORDERS = ("ts", "event_id")
@@ -169,6 +176,7 @@ def _import_request(body: Mapping[str, object]) -> ImportRequest:
         verify_signatures=params.boolean(body, "verify_signatures", False),
         events_per_second=params.whole(body, "events_per_second", 1, MAX_RATE),
         media=params.boolean(body, "media", False),
+        judge_rejected=params.boolean(body, "judge_rejected", False),
     )
 
 

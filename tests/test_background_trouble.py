@@ -51,6 +51,9 @@ class Jobs:
     async def get(self, job_id: str) -> RepairJob:
         return self.jobs[job_id]
 
+    async def begin(self, job_id: str) -> RepairJob:
+        return self.jobs[job_id].begun(self.now)
+
     async def save(self, job: RepairJob) -> RepairJob:
         self.jobs[job.job_id] = job
         return job
