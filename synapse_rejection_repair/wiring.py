@@ -30,12 +30,15 @@ from synapse_rejection_repair.adapter.latecomers import Latecomers
 from synapse_rejection_repair.adapter.listings import Listings
 from synapse_rejection_repair.adapter.mending import RoomMending
 from synapse_rejection_repair.adapter.metrics import RepairMeter
+from synapse_rejection_repair.adapter.newcomers import Newcomers
 from synapse_rejection_repair.adapter.peer_events import PeerEvents
 from synapse_rejection_repair.adapter.peer_states import SynapsePeerStates
 from synapse_rejection_repair.adapter.peers import SynapsePeers
 from synapse_rejection_repair.adapter.process import is_main, writes_events, writes_room
+from synapse_rejection_repair.adapter.receiving import Receiving
 from synapse_rejection_repair.adapter.rejected import RejectedEvents
 from synapse_rejection_repair.adapter.resolved import ResolvedStates
+from synapse_rejection_repair.adapter.restating import Restating
 from synapse_rejection_repair.adapter.rooms import SynapseRooms
 from synapse_rejection_repair.adapter.soft_failures import SoftFailureReader
 from synapse_rejection_repair.adapter.states import SynapseStates
@@ -134,8 +137,11 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
         arrivals = ArrivalHooks(hs)
         mending = RoomMending(hs, database, rooms, dag, states, hooks, resolved)
         contexts = EventContexts(hs, dag, states)
+        receiving = Receiving(hs, database, contexts, resolved, hooks, arrivals, failures, clock)
+        restating = Restating(hs, database, dag, contexts, clock)
+        newcomers = Newcomers(hs, contexts)
         writer = SynapseWriter(
-            hs, database, dag, contexts, resolved, hooks, mending, arrivals, failures, clock
+            hs, database, receiving, restating, newcomers, hooks, mending, failures, clock
         )
         latecomers = Latecomers(hs, database, contexts, states)
         undo_writer = SynapseUndoWriter(

@@ -2,43 +2,28 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 
-from synapse.api.constants import EventTypes, RejectedReason
-from synapse.events import EventBase
-from synapse.events.snapshot import EventContext
+from synapse.api.constants import EventTypes
 from synapse.server import HomeServer
 from synapse.storage.database import LoggingTransaction
-from synapse.types.state import StateFilter
 from typing_extensions import override
 
-from synapse_rejection_repair.adapter.arrivals import ArrivalHooks
-from synapse_rejection_repair.adapter.borrowed import note_borrowed
 from synapse_rejection_repair.adapter.checker import EventChecker
-from synapse_rejection_repair.adapter.contexts import EventContexts
-from synapse_rejection_repair.adapter.dag import SynapseDag
 from synapse_rejection_repair.adapter.database import Database
-from synapse_rejection_repair.adapter.door import PersistenceDoor
 from synapse_rejection_repair.adapter.failures import Failures
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.journal import journal
 from synapse_rejection_repair.adapter.mending import RoomMending
 from synapse_rejection_repair.adapter.newcomers import Newcomers
-from synapse_rejection_repair.adapter.replaced_state import note_replaced
-from synapse_rejection_repair.adapter.resolved import ResolvedStates
-from synapse_rejection_repair.adapter.tables import JOURNAL
-from synapse_rejection_repair.adapter.takeaway import TakenAway, take_away
-from synapse_rejection_repair.domain.model import StateIds, StateKey, Verdict
+from synapse_rejection_repair.adapter.receiving import Receiving
+from synapse_rejection_repair.adapter.restating import Restating
+from synapse_rejection_repair.domain.model import Verdict
 from synapse_rejection_repair.domain.plan import Plan
 from synapse_rejection_repair.domain.repair import RepairJob
-from synapse_rejection_repair.domain.spans import lowest_of
 from synapse_rejection_repair.domain.steps import Action, Step
-from synapse_rejection_repair.errors import RepairError
-from synapse_rejection_repair.ports import Checker, Clock, RoomWriter, StateLookup
-
-logger = logging.getLogger(__name__)
+from synapse_rejection_repair.ports import Checker, Clock, RoomWriter
 
 
 class SynapseWriter(RoomWriter):
@@ -47,12 +32,11 @@ class SynapseWriter(RoomWriter):
     Args:
         hs: a homeserver process that writes events.
         database: its main database.
-        dag: reads rooms.
-        contexts: computes the states before and after events.
-        resolved: what processes remember of resolved states.
+        receiving: stores events anew.
+        restating: gives events new states.
+        newcomers: brings what others send meanwhile in line.
         hooks: into Synapse's persistence.
         mending: brings rooms in line in the end.
-        arrivals: gives events the stream orderings that were set aside for them.
         failures: events that could not be stored.
         clock: tells the time.
     """
@@ -61,39 +45,27 @@ class SynapseWriter(RoomWriter):
         self,
         hs: HomeServer,
         database: Database,
-        dag: SynapseDag,
-        contexts: EventContexts,
-        resolved: ResolvedStates,
+        receiving: Receiving,
+        restating: Restating,
+        newcomers: Newcomers,
         hooks: PersistenceHooks,
         mending: RoomMending,
-        arrivals: ArrivalHooks,
         failures: Failures,
         clock: Clock,
     ) -> None:
         self._stores = hs.get_datastores()
-        self._store = self._stores.main
-        self._door = PersistenceDoor(hs)
         self._database = database
-        self._dag = dag
-        self._contexts = contexts
-        self._resolved = resolved
-        self._newcomers = Newcomers(hs, contexts)
+        self._receiving = receiving
+        self._restating = restating
+        self._newcomers = newcomers
         self._hooks = hooks
         self._mending = mending
-        self._arrivals = arrivals
         self._failures = failures
-        self._orderings: dict[str, int] = {}
         self._clock = clock
 
     @override
     async def prepare(self, plan: Plan) -> None:
-        """Sets stream orderings aside for what becomes history, which rise along it.
-
-        Synapse's own fall, since it counts the orderings of the past down.
-        """
-        history = [s.node.event_id for s in plan.steps.some(lambda kind: kind.backfill)]
-        spans = await self._arrivals.reserve(len(history))
-        self._orderings.update(zip(history, lowest_of(spans, len(history)), strict=True))
+        await self._receiving.prepare(plan)
 
     @override
     async def apply(
@@ -104,194 +76,14 @@ class SynapseWriter(RoomWriter):
         # What passed the check of hashes and signatures as it was planned passes it again.
         await checker.load([step.node for step in steps], verify=action is Action.REJECT)
         if action is Action.RESTATE:
-            return await self._restate(job, steps, checker)
-        if action is Action.INDEX:
-            return await self._index(job, steps, checker)
-        return await self._receive(job, steps, checker)
-
-    async def _receive(
-        self, job: RepairJob, steps: Sequence[Step], checker: EventChecker
-    ) -> list[tuple[Step, Verdict]]:
-        decided: list[tuple[Step, Verdict]] = []
-        pairs: list[tuple[EventBase, EventContext]] = []
-        known: dict[str, int] = {}
-        force = job.request.scope.force
-        looked_up: _LookedUp = {}
-        changes_state = False
-        try:
-            for step in steps:
-                node = step.node
-                event = checker.event(node.event_id)
-                if changes_state and await self._contexts.merges(event, known):
-                    # Synapse resolves states with the events as they are stored, so those
-                    # of this batch have to be stored first.
-                    break
-                context = await self._contexts.of(event, known, checker, step.state_before)
-                lookup = None if node.outlier else _lookup(context, looked_up)
-                verdict = await checker.check(node, lookup, force=node.event_id in force)
-                decided.append((step, verdict))
-                if verdict.outcome is not step.verdict.outcome:
-                    break
-                checker.decide(node.event_id, verdict.accepted)
-                if verdict.accepted:
-                    event.internal_metadata.soft_failed = step.verdict.soft_failed
-                else:
-                    context.rejected = RejectedReason.AUTH_ERROR
-                group = (
-                    context.state_group if verdict.accepted else context.state_group_before_event
-                )
-                if group is not None:
-                    known[node.event_id] = group
-                pairs.append((event, context))
-                changes_state = changes_state or event.is_state()
-                await self._clock.breathe()
-            stored = await self._store_all(job, steps, pairs) if pairs else set()
-        except BaseException:
-            self._contexts.forget(known)
-            raise
-        if len(stored) == len(pairs):
-            return decided
-        self._contexts.forget(known.keys() - stored)
-        return [
-            (step, self._failures.verdict(step.node) or verdict)
-            for step, verdict in decided
-            if step.node.event_id in stored or self._failures.verdict(step.node)
-        ]
-
-    async def _store_all(
-        self,
-        job: RepairJob,
-        steps: Sequence[Step],
-        pairs: Sequence[tuple[EventBase, EventContext]],
-    ) -> set[str]:
-        """Stores events at once or, where Synapse fails at that, one by one.
-
-        Returns:
-            Those that are stored. Behind a state event at which it fails none is: the state
-            there will be another one.
-        """
-        ids = [event.event_id for event, _ in pairs]
-        try:
-            await self._store_anew(job, steps, pairs)
-            return {*ids}
-        except Exception as e:
-            self._raise_unless_of_an_event(e)
-            logger.warning("%i events of %s are stored one by one", len(ids), job.room_id)
-        # What was stored was stored in a transaction of its own, a hundred at a time.
-        stored = await self._journalled(job, steps[0].action, ids)
-        for step, pair in zip(steps, pairs, strict=False):
-            event = pair[0]
-            if event.event_id in stored:
-                continue
-            try:
-                await self._store_anew(job, [step], [pair])
-                stored.add(event.event_id)
-            except Exception as e:
-                self._raise_unless_of_an_event(e)
-                logger.exception("%s cannot be stored", event.event_id)
-                self._failures.note(job.room_id, event.event_id, e)
-                if event.is_state():
-                    break
-        return stored
-
-    def _raise_unless_of_an_event(self, error: Exception) -> None:
-        if isinstance(error, RepairError) or self._database.trouble(error) is not None:
-            raise error
-
-    async def _journalled(self, job: RepairJob, action: Action, ids: Collection[str]) -> set[str]:
-        clause, args = self._database.in_list("event_id", ids)
-        rows = await self._database.rows(
-            "journalled_of",
-            f"SELECT event_id FROM {JOURNAL} WHERE job_id = ? AND action = ? AND {clause}",
-            (job.job_id, action.value, *args),
-        )
-        return {event_id for (event_id,) in rows}
-
-    async def _store_anew(
-        self,
-        job: RepairJob,
-        steps: Sequence[Step],
-        pairs: Sequence[tuple[EventBase, EventContext]],
-    ) -> None:
-        # What was accepted, however badly, may be in the search.
-        accepted = {s.node.event_id for s in steps if s.node.damaged or s.node.soft_failed}
-        borrowed = {s.node.event_id for s in steps if s.state_before is not None}
-        action, now = steps[0].action.value, self._clock.now_ms()
-
-        def take(txn: LoggingTransaction, event_ids: Collection[str]) -> TakenAway:
-            # Every process may have cached the events as rejected and without state.
-            self._store._invalidate_cache_and_stream_bulk(
-                txn, self._store._get_state_group_for_event, [(i,) for i in event_ids]
-            )
-            if any(event.is_state() for event, _ in pairs):
-                self._resolved.forget(txn)
-            note_borrowed(txn, job, event_ids, borrowed, now)
-            return take_away(
-                txn, job.room_id, event_ids, accepted & set(event_ids), job.job_id, action, now
-            )
-
-        ids = [event.event_id for event, _ in pairs]
-        orderings = {i: self._orderings[i] for i in ids if i in self._orderings}
-        with (
-            self._arrivals.arriving(orderings, orderings, lambda txn, stored: None),
-            self._hooks.storing_anew(ids, take),
-        ):
-            await self._door.store(pairs, backfilled=steps[0].backfill)
-        for event_id in orderings:
-            del self._orderings[event_id]
-
-    async def _restate(
-        self, job: RepairJob, steps: Sequence[Step], checker: EventChecker
-    ) -> list[tuple[Step, Verdict]]:
-        known: dict[str, int] = {}
-        try:
-            await self._restate_all(job, steps, checker, known)
-        except BaseException:
-            self._contexts.forget(known)
-            raise
+            await self._restating.restate(job, steps, checker)
+        elif action is Action.INDEX:
+            await self._index(job, steps, checker)
+        else:
+            return await self._receiving.receive(job, steps, checker)
         return [(step, step.verdict) for step in steps]
 
-    async def _restate_all(
-        self, job: RepairJob, steps: Sequence[Step], checker: EventChecker, known: dict[str, int]
-    ) -> None:
-        pairs: list[tuple[EventBase, EventContext]] = []
-        replaced: dict[str, str | None] = {}
-        for step in steps:
-            event = checker.whatever_is_stored(step.node.event_id)
-            context = await self._contexts.of(event, known, checker)
-            if step.node.rejected:
-                context.rejected = RejectedReason.AUTH_ERROR
-            elif (key := event.get_state_key()) is not None:
-                entry = await _entry(context, (event.type, key))
-                # Else the state before it is not known, but only that after it.
-                if entry != step.node.event_id:
-                    replaced[step.node.event_id] = entry
-            group = context.state_group_before_event if step.node.rejected else context.state_group
-            assert group is not None
-            known[step.node.event_id] = group
-            pairs.append((event, context))
-            await self._clock.breathe()
-        before = await self._dag.state_groups(known)
-        now = self._clock.now_ms()
-
-        def restate(txn: LoggingTransaction) -> None:
-            journal(txn, job.job_id, Action.RESTATE.value, now, before.items())
-            txn.execute_batch(
-                "UPDATE event_to_state_groups SET state_group = ? WHERE event_id = ?",
-                [(group, event_id) for event_id, group in known.items()],
-            )
-            self._store._invalidate_cache_and_stream_bulk(
-                txn, self._store._get_state_group_for_event, [(i,) for i in known]
-            )
-            if note_replaced(txn, job.job_id, now, replaced):
-                self._store._invalidate_caches_for_room_events_and_stream(txn, job.room_id)
-
-        async with self._stores.state_deletion.persisting_state_group_references(pairs):
-            await self._database.run("restate", restate)
-
-    async def _index(
-        self, job: RepairJob, steps: Sequence[Step], checker: EventChecker
-    ) -> list[tuple[Step, Verdict]]:
+    async def _index(self, job: RepairJob, steps: Sequence[Step], checker: EventChecker) -> None:
         persist = self._stores.persist_events
         assert persist is not None
         store_row = {
@@ -310,7 +102,6 @@ class SynapseWriter(RoomWriter):
                 store_row[event.type](txn, event)
 
         await self._database.run("index", index)
-        return [(step, step.verdict) for step in steps]
 
     @override
     async def forget(self, room_id: str) -> None:
@@ -338,26 +129,3 @@ class SynapseWriter(RoomWriter):
     def attending(self, room_id: str) -> AbstractContextManager[None]:
         self._failures.forget(room_id)
         return self._hooks.attending(room_id, self._newcomers.renew)
-
-
-async def _entry(context: EventContext, key: StateKey) -> str | None:
-    """What the state before an event holds under a key."""
-    return (await context.get_prev_state_ids(StateFilter.from_types([key]))).get(key)
-
-
-_LookedUp = dict[tuple[int, frozenset[StateKey]], StateIds]
-"""Entries of state groups that were asked for before."""
-
-
-def _lookup(context: EventContext, before: _LookedUp) -> StateLookup:
-    group = context.state_group_before_event
-    assert group is not None
-
-    async def lookup(keys: Collection[StateKey]) -> StateIds:
-        # Most events of a batch have one state before them, and few senders.
-        known = (group, frozenset(keys))
-        if known not in before:
-            before[known] = await context.get_prev_state_ids(StateFilter.from_types(keys))
-        return before[known]
-
-    return lookup
