@@ -34,7 +34,7 @@ from tests.harness.losing import lose_state
 from tests.harness.postgres import Postgres
 from tests.harness.redis import Redis
 from tests.harness.remembered import PATH
-from tests.harness.repairing import finished, health, progress, repair, start
+from tests.harness.repairing import diagnosis, finished, health, progress, repair, start
 from tests.harness.server import Server
 from tests.harness.syncing import Waiting, sliding_sync
 from tests.harness.waiting import wait_for
@@ -191,6 +191,8 @@ def tell(deployment: Deployment, writer: str, version: str, asked: str) -> Story
         at = b.at(name, dave)
         assert r in at.call("GET", "/_matrix/client/v3/joined_rooms")["joined_rooms"]
         since[name] = at.sync()["next_batch"]
+    # Written in the background, some seconds after the rejections.
+    wait_for(lambda: all(root["recorded"] for root in diagnosis(bob, r)["roots"]), what="causes")
     answers = {name: everything(b.at(name, bob), r) for name in PROCESSES}
     story = Story(deployment, room, incident, dave, asked, answers, since)
 
@@ -273,8 +275,14 @@ def test_all_processes_raise_one_alert(story: Story) -> None:
     assert alert["event_id"] in story.incident.lost
     for name in PROCESSES:
         assert alerts(name) == [alert]
-    lines = [line for name in PROCESSES for line in b.log_of(name).splitlines()]
-    assert sum(f" - {ALERTS} - " in line and alert["event_id"] in line for line in lines) == 1
+
+    def told() -> int:
+        lines = [line for name in PROCESSES for line in b.log_of(name).splitlines()]
+        return sum(f" - {ALERTS} - " in line and alert["event_id"] in line for line in lines)
+
+    # It is told of in the background, once it is there.
+    wait_for(told, what="a line in a log")
+    assert told() == 1
 
 
 @pytest.mark.parametrize("name", SERVING)
