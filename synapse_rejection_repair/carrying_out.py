@@ -27,6 +27,7 @@ class PlanExecutor:
         writer: changes rooms.
         make_checker: gives a fresh checker for a room of a version.
         clock: lets the server breathe.
+        at_once: how many events are stored at a time.
         rest: how long everything else has the database to itself after each chunk, in
             times that the chunk took.
     """
@@ -36,6 +37,7 @@ class PlanExecutor:
     writer: RoomWriter
     make_checker: Callable[[str], Checker]
     clock: Clock
+    at_once: int = 200
     rest: float = 0.0
 
     async def carry_out(
@@ -56,7 +58,7 @@ class PlanExecutor:
         await self.writer.prepare(plan)
         carried_out = 0
         saved = self.clock.now_ms()
-        waiting = chunks(plan.steps)
+        waiting = chunks(plan.steps, self.at_once)
         rest: list[Step] = []
         while chunk := rest or next(waiting, []):
             rest = []

@@ -77,12 +77,14 @@ _POLL_MS = 5000
 """How often a process looks for jobs that were asked of others, in milliseconds."""
 
 
-_REST_SHARED = 0.7
-_REST = 0.0
-"""How long a repair rests after each batch of events, in times that the batch took.
+_AT_ONCE_SHARED, _REST_SHARED = 50, 0.35
+_AT_ONCE, _REST = 200, 0.0
+"""How many events a repair stores at a time, and how long it rests after that, in times that it
+took.
 
-Longer where all of the server waits for one database connection. Chosen with
-`bench.repair`: other rooms are to wait no more than twice as long as when idle.
+Fewer, and with a rest, where all of the server waits for one database connection; Synapse stores
+a hundred in one transaction. Chosen with `bench.repair`: other rooms are to wait no more than
+twice as long as when idle.
 """
 
 
@@ -133,7 +135,8 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
     runner = hooks = arrivals = None
     if writes_events(hs):
         hooks = PersistenceHooks(hs)
-        rest = _REST_SHARED if database.shared_connection else _REST
+        shared = database.shared_connection
+        at_once, rest = (_AT_ONCE_SHARED, _REST_SHARED) if shared else (_AT_ONCE, _REST)
         arrivals = ArrivalHooks(hs)
         mending = RoomMending(hs, database, rooms, dag, states, hooks, resolved)
         contexts = EventContexts(hs, dag, states)
@@ -159,7 +162,7 @@ def wire(api: ModuleApi, hs: HomeServer, resource: AdminResource, config: Config
             facts,
             planner,
             writer,
-            PlanExecutor(store, rooms, writer, make_checker, clock, rest),
+            PlanExecutor(store, rooms, writer, make_checker, clock, at_once, rest),
             undoing,
             peer_states,
             backfill,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import attr
 
-from synapse_rejection_repair.domain.chunks import CHUNK
 from synapse_rejection_repair.domain.gaps import Gap
 from synapse_rejection_repair.domain.plan import Plan
 
 _FREE_PASSES = 2
 """How many passes let others write to the room between planning and the plan's end."""
 
-_OVERTAKEN = CHUNK
+_OVERTAKEN = 200
 """How many events are stored at most while a room's other writes wait."""
 
 _SHORT_MS = 5000

@@ -5,7 +5,7 @@ from typing import Any
 import attr
 import pytest
 
-from synapse_rejection_repair.domain.chunks import CHUNK, chunks
+from synapse_rejection_repair.domain.chunks import chunks
 from synapse_rejection_repair.domain.delivery import Deliver, delivered_as_history
 from synapse_rejection_repair.domain.facts import RoomFacts
 from synapse_rejection_repair.domain.model import (
@@ -205,15 +205,15 @@ def test_what_is_delivered_as_history(
 
 
 def test_chunks_are_alike_short_and_in_order() -> None:
-    most = CHUNK
+    most = 20
     receive = [step(f"X{n}*", Action.RECEIVE) for n in range(2 * most + 10)]
     backfill = [step(f"B{n}*", Action.RECEIVE, backfill=True) for n in range(3)]
     steps = [*receive, *backfill, REJECT, MARK, RESTATE, INDEX, *receive[:1], REJECT]
-    found = list(chunks(steps))
+    found = list(chunks(steps, most))
     assert [s for chunk in found for s in chunk] == steps
     assert [len(chunk) for chunk in found] == [most, most, 10, 3, 1, 1, 1, 1, 1, 1]
     assert all(len({(s.action, s.backfill, s.kind.idle) for s in chunk}) == 1 for chunk in found)
 
 
 def test_no_steps_no_chunks() -> None:
-    assert list(chunks([])) == []
+    assert list(chunks([], 20)) == []
