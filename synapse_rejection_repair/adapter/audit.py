@@ -17,6 +17,11 @@ from synapse_rejection_repair.errors import UnsupportedSynapse
 
 _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
+        "synapse.storage.database",
+        "DatabasePool.runInteraction",
+        ("desc", "func", "isolation_level"),
+    ),
+    (
         "synapse.storage.databases.main.events",
         "PersistEventsStore._persist_events_txn",
         ("txn", "room_id", "events_and_contexts"),

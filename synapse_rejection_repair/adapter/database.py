@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from synapse.server import HomeServer
 from synapse.storage.database import DatabasePool, LoggingTransaction, make_in_list_sql_clause
 from synapse.storage.engines import PostgresEngine
+from synapse.storage.engines._base import IsolationLevel
 
 from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.listing import Listing, Page
@@ -95,6 +96,24 @@ class Database:
         """
         result: T = await self.pool.runInteraction(
             f"rejection_repair_{desc}", func, *args, **kwargs
+        )
+        return result
+
+    async def run_beside_others(self, desc: str, func: Callable[..., T], *args: Any) -> T:
+        """As `run`, for rows that several processes write at a time.
+
+        Each statement sees what was committed before it (PostgreSQL documentation, 13.2.1), so
+        that a row which another process has just written is no error that Synapse has to begin
+        the transaction anew for.
+
+        Args:
+            desc: what Synapse's metrics and logs call the transaction.
+            func: called with the transaction and the arguments; must hold if what it reads
+                changes from one of its statements to the next.
+            *args: what else the function is called with.
+        """
+        result: T = await self.pool.runInteraction(
+            f"rejection_repair_{desc}", func, *args, isolation_level=IsolationLevel.READ_COMMITTED
         )
         return result
 

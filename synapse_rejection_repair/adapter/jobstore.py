@@ -92,7 +92,7 @@ class SynapseJobStore(JobStore[Request, Progress]):
             row = txn.fetchone()
             return str(row[0]) if row else ""
 
-        running = await self._database.run("create_job", create)
+        running = await self._database.run_beside_others("create_job", create)
         if running is not None:
             raise JobRunning(room_id, running)
         return job
@@ -140,7 +140,8 @@ class SynapseJobStore(JobStore[Request, Progress]):
             )
             return bool(txn.rowcount)
 
-        return await self.get(job_id) if await self._database.run("begin_job", begin) else None
+        begun = await self._database.run_beside_others("begin_job", begin)
+        return await self.get(job_id) if begun else None
 
     @override
     async def save(self, job: Job[Request, Progress]) -> Job[Request, Progress]:
@@ -196,7 +197,7 @@ class SynapseJobStore(JobStore[Request, Progress]):
             return bool(txn.rowcount)
 
         await self.get(job_id)
-        heard = await self._database.run("cancel_job", cancel)
+        heard = await self._database.run_beside_others("cancel_job", cancel)
         job = await self.get(job_id)
         if not heard:
             raise JobOver(job_id, job.status.value)

@@ -50,10 +50,12 @@ class SynapseWatchStore(WatchStore):
 
     @override
     async def record(self, rejections: Sequence[Rejection]) -> None:
-        await self._database.run("record_seen", self._record, rejections)
+        await self._database.run_beside_others("record_seen", self._record, rejections)
 
     def _record(self, txn: LoggingTransaction, rejections: Sequence[Rejection]) -> None:
         ancestry = self._ancestry(txn, rejections)
+        # In one order in every process: no two wait for each other.
+        ordered = sorted(rejections, key=lambda r: r.event_id)
         txn.execute_batch(
             f"INSERT INTO {SEEN} (event_id, room_id, failed_check, error, ts, roots)"
             " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (event_id) DO NOTHING",
@@ -66,7 +68,7 @@ class SynapseWatchStore(WatchStore):
                     r.ts,
                     json.dumps(roots_behind(ancestry[r.event_id].parents, ancestry)),
                 )
-                for r in rejections
+                for r in ordered
             ],
         )
 
@@ -81,7 +83,7 @@ class SynapseWatchStore(WatchStore):
                 (room_id, KEPT),
             )
 
-        await self._database.run("forget_seen", forget)
+        await self._database.run_beside_others("forget_seen", forget)
 
     def _ancestry(
         self, txn: LoggingTransaction, rejections: Sequence[Rejection]
@@ -173,14 +175,14 @@ class SynapseWatchStore(WatchStore):
             txn.execute_batch(
                 f"INSERT INTO {ALERTS} ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (event_id) DO NOTHING",
-                [attr.astuple(a) for a in raised(room_id, new, rejected, recorded, now_ms)],
+                sorted(attr.astuple(a) for a in raised(room_id, new, rejected, recorded, now_ms)),
             )
             txn.execute_batch(
                 f"DELETE FROM {ALERTS} WHERE event_id = ? AND announced_ts IS NOT NULL",
                 [(event_id,) for event_id in old],
             )
 
-        await self._database.run("raise_alerts", write)
+        await self._database.run_beside_others("raise_alerts", write)
 
     @override
     async def page(self, page: Page, room_id: str | None) -> Listing[Alert]:

@@ -127,6 +127,27 @@ class Postgres:
             connection.close()
         return self.database(name)
 
+    @property
+    def log_size(self) -> int:
+        """How long the server's log is, in characters."""
+        return len(self._log)
+
+    def failed(self, since: int) -> list[tuple[str, str]]:
+        """The statements that failed since the log was that long: the error and the statement."""
+        # Each entry begins with its time, and what goes on in a new line with a tab.
+        entries = re.findall(
+            r"^\d[^\n]*? (ERROR|STATEMENT):  (.*(?:\n(?!\d).*)*)", self._log[since:], re.MULTILINE
+        )
+        return [
+            (error.strip(), entries[at + 1][1].strip())
+            for at, (kind, error) in enumerate(entries[:-1])
+            if kind == "ERROR"
+        ]
+
+    @property
+    def _log(self) -> str:
+        return (self.folder / "postgres.log").read_text()
+
     def database(self, name: str) -> PostgresDatabase:
         """Returns a database that is there already."""
         return PostgresDatabase(self._arguments(name))
@@ -137,7 +158,7 @@ class Postgres:
     def _accepts(self) -> bool:
         assert self._process is not None
         if not self._process.alive:
-            raise RuntimeError((self.folder / "postgres.log").read_text())
+            raise RuntimeError(self._log)
         try:
             psycopg2.connect(**self._arguments("postgres")).close()
         except psycopg2.OperationalError:
