@@ -163,16 +163,34 @@ class Receiving:
             event = pair[0]
             if event.event_id in stored:
                 continue
+            error = await self._store_alone(job, step, pair)
+            if error is None:
+                stored.add(event.event_id)
+                continue
+            logger.error("%s cannot be stored", event.event_id, exc_info=error)
+            self._failures.note(job.room_id, event.event_id, error)
+            if event.is_state():
+                break
+        return stored
+
+    async def _store_alone(
+        self, job: RepairJob, step: Step, pair: tuple[EventBase, EventContext]
+    ) -> Exception | None:
+        """Stores one event; gives what Synapse fails with, and goes on failing with.
+
+        It may fail once for no fault of the event's: on SQLite, where Synapse was killed right
+        after an event that came after some that had failed, it gives that one's stream ordering
+        again (`MultiWriterIdGenerator._load_current_ids`, read in 1.151.0 and 1.163.2).
+        """
+        error = None
+        for _ in range(2):
             try:
                 await self._store_anew(job, [step], [pair])
-                stored.add(event.event_id)
+                return None
             except Exception as e:
                 self._raise_unless_of_an_event(e)
-                logger.exception("%s cannot be stored", event.event_id)
-                self._failures.note(job.room_id, event.event_id, e)
-                if event.is_state():
-                    break
-        return stored
+                error = e
+        return error
 
     def _raise_unless_of_an_event(self, error: Exception) -> None:
         if isinstance(error, RepairError) or self._database.trouble(error) is not None:

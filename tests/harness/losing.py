@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from tests.harness.client import Client, JsonDict
+from tests.harness.compare import current_state
 from tests.harness.federation import Room
 from tests.harness.waiting import wait_for
 
@@ -54,6 +55,35 @@ def lose_membership(room: Room, act: Callable[[], None], user_id: str) -> str:
         return event_id
 
     return lose(room, send, type="m.room.member", state_key=user_id)
+
+
+def lose_invite(room: Room, guest: Client) -> str:
+    """Makes B reject a change of the power levels, and have an invite behind it as an outlier.
+
+    Args:
+        room: The room.
+        guest: A user of B's, whom alice invites.
+
+    Returns:
+        The invite's id.
+    """
+    r, alice = room.room_id, room.alice
+    levels = alice.get_state(r, "m.room.power_levels")
+    users = {**levels.get("users", {}), room.carol.user_id: 50}
+    lose_state(room, "m.room.power_levels", {**levels, "users": users})
+    room.b.wait_for_event(alice.send_message(r, "Rejected"))
+    alice.invite(r, guest.user_id)
+    invite = current_state(room.a, r)["m.room.member", guest.user_id]
+    # B has signed it, and rejected what came of it as of all events.
+    sent = "SELECT last_successful_stream_ordering FROM destinations WHERE destination = ?"
+    position = "SELECT stream_ordering FROM events WHERE event_id = ?"
+    wait_for(
+        lambda: room.a.database.value(sent, room.b.name) >= room.a.database.value(position, invite),
+        what="A to have sent the invite",
+    )
+    outlier = "SELECT outlier FROM events WHERE event_id = ?"
+    assert room.b.database.value(outlier, invite) and invite not in room.b.rejected(r)
+    return invite
 
 
 def everywhere(room: Room, *event_ids: str) -> None:
