@@ -50,7 +50,9 @@ from tests.test_import_edges import (
     relate,
 )
 
+PER_TRANSACTION = 100
 CANCEL = "rejection_repair_cancel_job"
+CLOSE = "rejection_repair_close_gaps"
 DATABASES = ["sqlite", pytest.param("postgres", marks=[pytest.mark.postgres, pytest.mark.slow])]
 
 
@@ -200,6 +202,45 @@ def test_what_is_skipped_counts_once(tmp_path: Path) -> None:
             bad[0]: "rejected_by_source",
             bad[1]: "auth_events",
         }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_killed_as_gaps_are_closed(tmp_path: Path, moment: str) -> None:
+    """What the rules refuse stays an outlier, as B held it, and is no gap in the end."""
+    control = tmp_path / "brake.json"
+    bad: list[str] = []
+
+    def spoil(world: OldWorld) -> None:
+        bad.append(accepted_topic(world))
+        # Synapse takes it for a gap again with what comes in a later batch.
+        for number in range(PER_TRANSACTION):
+            world.alice.send_message(world.room_id, f"Much later {number}")
+        by_carol(world, "m.room.message", "After it", after=bad)
+
+    with old_world(
+        tmp_path, "11", messages=2, modules=lambda a: loads_brake(control, a), spoil=spoil
+    ) as world:
+        world.b.stop()
+        hold_as_outlier(world, bad[0])
+        world.b.start()
+        right = accepted(world.a, world.room_id) - {*bad}
+
+        def gaps() -> list[str]:
+            sql = "SELECT event_id FROM event_backward_extremities WHERE room_id = ?"
+            return [event_id for (event_id,) in world.b.database.query(sql, world.room_id)]
+
+        brake(control, {"transaction": CLOSE, "nth": 1, "kill": moment})
+        import_id = world.start_import()
+        wait_for(lambda: not world.b.running, what="B to be killed")
+        world.b.kill()
+        assert not over(world.b, import_id) and accepted(world.b, world.room_id) >= right
+        assert gaps() == (bad if moment == "before" else [])
+        world.b.start()
+        job = finished(world.bob, import_id)
+        assert (job["status"], job["skipped"]) == ("complete", {"auth_events": 1}), job
+        assert gaps() == []
+        assert inconsistencies(world.b, world.room_id) == {}
 
 
 def over(server: Server, import_id: str) -> bool:
