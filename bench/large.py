@@ -164,6 +164,7 @@ def measure(server: Server, admin: Client, world: World, report: Path) -> None:
     with holds(report) as held:
         time.sleep(10)
     row("idle: the reactor is held for at most", f"{held.longest:.0f} ms")
+    idle, highest = server.memory()["VmRSS"], 0
     for name, call in pages.items():
         times = []
         with holds(report) as held:
@@ -188,6 +189,8 @@ def measure(server: Server, admin: Client, world: World, report: Path) -> None:
         row(name, f"{took:.1f} s, {megabytes(peak.growth)}; held {held.longest:.0f} ms")
         for where in held.where:
             print(f"    {where}")
+        highest = max(highest, peak.highest)
+    row("all of it one after the other, over idle, at most", megabytes(highest - idle))
 
 
 def main() -> None:

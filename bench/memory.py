@@ -12,9 +12,10 @@ from tests.harness.server import Server
 
 @dataclass
 class Peak:
-    """The growth of a process, in bytes."""
+    """The highest memory of a process and how far that was from before, in bytes."""
 
     growth: int = 0
+    highest: int = 0
 
 
 @contextmanager
@@ -25,4 +26,5 @@ def peak_of(server: Server) -> Iterator[Peak]:
     before = server.memory()["VmRSS"]
     peak = Peak()
     yield peak
-    peak.growth = server.memory()["VmHWM"] - before
+    peak.highest = server.memory()["VmHWM"]
+    peak.growth = peak.highest - before
