@@ -94,6 +94,10 @@ class ArrivalChecker:
             return
         self._checker.known.remember(as_rejected(event) if rejected else event)
 
+    def forget(self, event_id: str) -> None:
+        """Takes an event that was kept as one that nobody has."""
+        self._checker.known.forget(event_id)
+
     async def missing(self, event_ids: Collection[str]) -> list[str]:
         """Those of the events that are neither stored, as whatever, nor kept."""
         found = await self._checker.known.read(event_ids)

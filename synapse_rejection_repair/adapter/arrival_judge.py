@@ -32,6 +32,17 @@ class Arriving:
     context: EventContext
     skipped: Skipped | None = None
 
+    def as_rejected(self, reason: Skip, error: str | None = None) -> Arriving:
+        """The same, to be stored as rejected.
+
+        Args:
+            reason: why.
+            error: more about it, in a sentence.
+        """
+        self.context.rejected = RejectedReason.AUTH_ERROR
+        skipped = Skipped(self.admitted.event.event_id, reason, error)
+        return attr.evolve(self, skipped=skipped)
+
 
 class ArrivalJudge:
     """Decides on events of one room, parents first.
@@ -93,16 +104,17 @@ class ArrivalJudge:
         context = await self._context(admitted, pending)
         if context is None:
             return None if pending else Skipped(event.event_id, Skip.UNKNOWN_STATE)
+        arriving = Arriving(admitted, context)
         by_source = admitted.source.rejected and not accepted
         if by_source and not self._anew:
-            return _rejected(admitted, context, Skip.REJECTED_BY_SOURCE)
+            return arriving.as_rejected(Skip.REJECTED_BY_SOURCE)
         verdict = await self._checker.verdict(event, context.state_group_before_event)
         if verdict.accepted:
-            return Arriving(admitted, context)
+            return arriving
         if verdict.check is Check.VALIDITY:
             return Skipped(event.event_id, Skip.MALFORMED, verdict.error)
         why = Skip.failing(verdict.check, by_source=by_source)
-        return _rejected(admitted, context, why, verdict.error)
+        return arriving.as_rejected(why, verdict.error)
 
     async def _context(
         self, admitted: Admitted, pending: Mapping[str, Arriving]
@@ -125,10 +137,3 @@ class ArrivalJudge:
         # Under what they are, not under what the source says that they are.
         state = await self._rooms.state_of([i for i in cited if i not in lost])
         return await self._states.given(admitted.event, state) if state else None
-
-
-def _rejected(
-    admitted: Admitted, context: EventContext, reason: Skip, error: str | None = None
-) -> Arriving:
-    context.rejected = RejectedReason.AUTH_ERROR
-    return Arriving(admitted, context, Skipped(admitted.event.event_id, reason, error))

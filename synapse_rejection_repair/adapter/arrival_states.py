@@ -56,11 +56,15 @@ class ArrivalStates:
         self._unstored.clear()
 
     def failed(self) -> None:
-        """What was taken is not stored after all."""
-        for event_id in self._unstored:
-            self._groups.pop(event_id, None)
-            self._store._get_state_group_for_event.invalidate((event_id,))
-        self._unstored.clear()
+        """Nothing of what was taken is stored after all."""
+        for event_id in list(self._unstored):
+            self.forget(event_id)
+
+    def forget(self, event_id: str) -> None:
+        """An event that was taken is not stored after all."""
+        self._groups.pop(event_id, None)
+        self._store._get_state_group_for_event.invalidate((event_id,))
+        self._unstored.discard(event_id)
 
     def groups(self, event_ids: Collection[str]) -> dict[str, int]:
         """The state group at each of the events that has one."""

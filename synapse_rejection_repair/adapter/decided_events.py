@@ -46,6 +46,10 @@ class DecidedEvents:
         self._remembered[event.event_id] = event
         self._remembered.move_to_end(event.event_id)
 
+    def forget(self, event_id: str) -> None:
+        """Takes an event that was remembered for one that is not there, unless it is stored."""
+        self._remembered.pop(event_id, None)
+
     def introduce(self, events: Iterable[EventBase]) -> None:
         """Makes events known that are not stored."""
         self.guests.update((event.event_id, event) for event in events)

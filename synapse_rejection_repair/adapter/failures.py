@@ -2,7 +2,28 @@
 
 from __future__ import annotations
 
+from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.domain.model import Check, Node, Outcome, Verdict
+from synapse_rejection_repair.errors import RepairError
+
+
+def raise_unless_of_an_event(database: Database, error: Exception) -> None:
+    """Raises what no event is to blame for, when some could not be stored.
+
+    Args:
+        database: Synapse's, which may be in trouble.
+        error: what storing them has raised.
+    """
+    if isinstance(error, RepairError) or database.trouble(error) is not None:
+        raise error
+
+
+def in_words(error: Exception) -> str:
+    """What to say of an error that Synapse has failed with.
+
+    Its message could hold anything; the log has it.
+    """
+    return f"Synapse failed to store it, with {type(error).__name__}: see Synapse's log"
 
 
 class Failures:
@@ -20,10 +41,8 @@ class Failures:
             event_id: the event.
             error: what storing it alone has raised.
         """
-        # The message of an unknown error could hold anything; the log has it.
-        words = f"Synapse failed to store it, with {type(error).__name__}: see Synapse's log"
         self._rooms.setdefault(room_id, []).append(event_id)
-        self._errors[event_id] = words
+        self._errors[event_id] = in_words(error)
 
     def forget(self, room_id: str) -> None:
         """Forgets a room's, so that they are tried again."""

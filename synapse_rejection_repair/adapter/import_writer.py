@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+import logging
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from synapse.server import HomeServer
@@ -18,18 +20,24 @@ from synapse_rejection_repair.adapter.arrivals import ArrivalHooks
 from synapse_rejection_repair.adapter.checker import EventChecker
 from synapse_rejection_repair.adapter.dag import SynapseDag
 from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.adapter.failures import in_words, raise_unless_of_an_event
 from synapse_rejection_repair.adapter.group_states import GroupStates
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.page_cache import larger_page_cache
 from synapse_rejection_repair.adapter.rooms import SynapseRooms
-from synapse_rejection_repair.domain.imports import ImportJob, ImportRequest, Skipped
+from synapse_rejection_repair.domain.imports import ImportJob, ImportRequest, Skip, Skipped
 from synapse_rejection_repair.domain.source import Position, SourceEvent
 from synapse_rejection_repair.domain.spans import Span, without
 from synapse_rejection_repair.ports import Clock
 from synapse_rejection_repair.ports_imports import ImportWriter, Source, StoreBatch
 
+logger = logging.getLogger(__name__)
+
 _PER_TRANSACTION = 100
 """How many events are handed to Synapse at once: as many as it stores in one transaction."""
+
+_MOST_IN_A_ROW = 10
+"""How many may fail to be stored one after the other: with more it is nothing about the events."""
 
 
 class SynapseImportWriter(ImportWriter):
@@ -93,6 +101,7 @@ class SynapseImportWriter(ImportWriter):
             room_id,
             request.judge_rejected,
         )
+        self._in_a_row = 0
         self._store = ArrivalStore(hs, database, hooks, arrivals, jobs, clock, room_id)
 
     @override
@@ -161,38 +170,118 @@ class SynapseImportWriter(ImportWriter):
         await self._checker.missing({i for a in admitted for i in a.event.auth_event_ids()} - here)
         # Not ahead: the batch before may bring some of these as outliers.
         outliers = await self._stored_outliers(here)
+        end = BatchEnd(cursor, left_out, self._clock.from_thread(meanwhile))
         pending: dict[str, Arriving] = {}
-
-        async def flush(job: ImportJob, end: BatchEnd | None = None) -> ImportJob:
-            job = await self._store.store(job, pending, outliers, end)
-            pending.clear()
-            self._states.stored()
-            return job
-
+        todo = deque(admitted)
         try:
-            for one in admitted:
-                if len(pending) >= _PER_TRANSACTION:
-                    job = await flush(job)
-                held = outliers.get(one.event.event_id)
-                accepted = held is not None and not held.rejected
-                found = await self._judge.decide(one, pending, accepted=accepted)
-                if found is None:
-                    # Synapse resolves states with the events as they are stored.
-                    job = await flush(job)
+            while True:
+                while todo and len(pending) < _PER_TRANSACTION:
+                    one = todo[0]
+                    held = outliers.get(one.event.event_id)
+                    accepted = held is not None and not held.rejected
                     found = await self._judge.decide(one, pending, accepted=accepted)
-                if isinstance(found, Skipped):
-                    left_out.append(found)
-                    continue
-                assert found is not None
-                pending[one.event.event_id] = found
-                self._states.take(one.event.event_id, found.context)
-                self._checker.keep(one.event, bool(found.context.rejected))
-                await self._clock.breathe()
-            return await flush(job, BatchEnd(cursor, left_out, self._clock.from_thread(meanwhile)))
+                    if found is None:
+                        # Synapse resolves states with the events as they are stored.
+                        break
+                    todo.popleft()
+                    if isinstance(found, Skipped):
+                        left_out.append(found)
+                        continue
+                    pending[one.event.event_id] = found
+                    self._states.take(one.event.event_id, found.context)
+                    self._checker.keep(one.event, bool(found.context.rejected))
+                    await self._clock.breathe()
+                last = None if todo else end
+                job, again = await self._flush(job, pending, outliers, left_out, last)
+                pending.clear()
+                if last is not None and not again:
+                    return job
+                todo.extendleft(reversed(again))
         except BaseException:
             # The groups were made known before the events were stored.
             self._states.failed()
             raise
+
+    async def _flush(
+        self,
+        job: ImportJob,
+        pending: Mapping[str, Arriving],
+        outliers: Mapping[str, Outlier],
+        left_out: list[Skipped],
+        end: BatchEnd | None,
+    ) -> tuple[ImportJob, list[Admitted]]:
+        """Stores events at once or, where Synapse fails at that, one by one.
+
+        Args:
+            job: the import.
+            pending: the events by id, parents first.
+            outliers: those that this server has as outliers, by id.
+            left_out: takes those that cannot be stored.
+            end: what is noted with the last of them; `None` if more of the batch follows.
+
+        Returns:
+            The job with its progress, and what is to be judged anew: all behind a state event
+            that cannot be stored.
+        """
+        try:
+            job = await self._store.store(job, pending, outliers, end)
+            self._states.stored()
+            self._in_a_row = 0
+            return job, []
+        except Exception as e:
+            raise_unless_of_an_event(self._database, e)
+            logger.warning("%i events of %s are stored one by one", len(pending), self._room_id)
+        waiting = deque(pending.values())
+        while waiting:
+            one = waiting.popleft()
+            event = one.admitted.event
+            try:
+                job = await self._store.store(job, {event.event_id: one}, outliers)
+                self._in_a_row = 0
+            except Exception as e:
+                raise_unless_of_an_event(self._database, e)
+                logger.exception("%s cannot be stored", event.event_id)
+                self._in_a_row += 1
+                held = outliers.get(event.event_id)
+                in_states = event.is_state() and held is not None and not held.rejected
+                # No repair would find that it is missing in the states behind it.
+                if in_states or self._in_a_row > _MOST_IN_A_ROW:
+                    raise
+                spare = one.as_rejected(Skip.UNSTORABLE, in_words(e))
+                job = await self._store_spare(job, spare, outliers, left_out)
+                if event.is_state():
+                    break
+        for one in waiting:
+            self._forget(one)
+        self._states.stored()
+        if end is not None and not waiting:
+            job = await self._store.store(job, {}, outliers, end)
+        return job, [one.admitted for one in waiting]
+
+    async def _store_spare(
+        self,
+        job: ImportJob,
+        spare: Arriving,
+        outliers: Mapping[str, Outlier],
+        left_out: list[Skipped],
+    ) -> ImportJob:
+        """Stores an event as rejected, so that a repair can let it in, or else leaves it out."""
+        event = spare.admitted.event
+        self._forget(spare)
+        try:
+            job = await self._store.store(job, {event.event_id: spare}, outliers)
+        except Exception as e:
+            raise_unless_of_an_event(self._database, e)
+            assert spare.skipped is not None
+            left_out.append(spare.skipped)
+            return job
+        self._states.take(event.event_id, spare.context)
+        self._checker.keep(event, rejected=True)
+        return job
+
+    def _forget(self, one: Arriving) -> None:
+        self._states.forget(one.admitted.event.event_id)
+        self._checker.forget(one.admitted.event.event_id)
 
     async def _stored_outliers(self, event_ids: Collection[str]) -> dict[str, Outlier]:
         """Those of the events that this server has as outliers."""

@@ -18,7 +18,7 @@ from synapse_rejection_repair.adapter.checker import EventChecker
 from synapse_rejection_repair.adapter.contexts import EventContexts
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.door import PersistenceDoor
-from synapse_rejection_repair.adapter.failures import Failures
+from synapse_rejection_repair.adapter.failures import Failures, raise_unless_of_an_event
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.resolved import ResolvedStates
 from synapse_rejection_repair.adapter.tables import JOURNAL
@@ -28,7 +28,6 @@ from synapse_rejection_repair.domain.plan import Plan
 from synapse_rejection_repair.domain.repair import RepairJob
 from synapse_rejection_repair.domain.spans import lowest_of
 from synapse_rejection_repair.domain.steps import Action, Step
-from synapse_rejection_repair.errors import RepairError
 from synapse_rejection_repair.ports import Clock, StateLookup
 
 logger = logging.getLogger(__name__)
@@ -155,7 +154,7 @@ class Receiving:
             await self._store_anew(job, steps, pairs)
             return {*ids}
         except Exception as e:
-            self._raise_unless_of_an_event(e)
+            raise_unless_of_an_event(self._database, e)
             logger.warning("%i events of %s are stored one by one", len(ids), job.room_id)
         # What was stored was stored in a transaction of its own, a hundred at a time.
         stored = await self._journalled(job, steps[0].action, ids)
@@ -188,13 +187,9 @@ class Receiving:
                 await self._store_anew(job, [step], [pair])
                 return None
             except Exception as e:
-                self._raise_unless_of_an_event(e)
+                raise_unless_of_an_event(self._database, e)
                 error = e
         return error
-
-    def _raise_unless_of_an_event(self, error: Exception) -> None:
-        if isinstance(error, RepairError) or self._database.trouble(error) is not None:
-            raise error
 
     async def _journalled(self, job: RepairJob, action: Action, ids: Collection[str]) -> set[str]:
         clause, args = self._database.in_list("event_id", ids)

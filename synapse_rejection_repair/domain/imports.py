@@ -63,6 +63,8 @@ class Skip(str, enum.Enum):
     """It cites events that neither this server nor the source has."""
     UNKNOWN_STATE = "unknown_state"
     """Events before it are missing, and the source does not know the state at it."""
+    UNSTORABLE = "unstorable"
+    """Synapse fails to store it as accepted. Stored as rejected, where that succeeds."""
     AUTH_EVENTS = "auth_events"
     """Stored as rejected: the authorization rules, against its auth events."""
     STATE_BEFORE = "state_before"

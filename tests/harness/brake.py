@@ -10,7 +10,8 @@ rules are in a JSON file, read again when it changes:
 
 `kill` ends the process, as `kill -9` does, just before the commit of the nth such transaction
 since the file was read, or just after it, or `amid` it: before its second statement, for SQLite
-commits what changes the schema at once. The file is gone by then: a new start is left alone.
+commits what changes the schema at once. If that one fails, the next one counts for it. The file is
+gone by then: a new start is left alone.
 With `"since": {"transaction": "…", "nth": 7}`, only those count that come after the 7th such one.
 `seconds` is how long every such transaction waits before it begins, with nothing held; `hold`
 lets the nth and all that follow wait for as long as there is a rule with the word. `fail` lets
@@ -92,7 +93,7 @@ class Brake:
         for rule in self._rules_for(desc):
             if "kill" in rule and self._counting(rule):
                 self._counts[desc] += 1
-                if self._counts[desc] == rule["nth"]:
+                if self._counts[desc] >= rule["nth"]:
                     return str(rule["kill"])
         for rule in self._rules:
             if rule.get("since", {}).get("transaction") == desc:

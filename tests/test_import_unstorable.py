@@ -1,0 +1,145 @@
+"""Events that a server's Synapse fails to store, where nothing foretells it: the rest arrives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.harness.brake import brake
+from tests.harness.braked import PERSIST
+from tests.harness.compare import inconsistencies
+from tests.harness.database import PostgresDatabase
+from tests.harness.repairing import repair
+from tests.harness.server import Server
+from tests.harness.waiting import wait_for
+from tests.oldworld import OldWorld, accepted, finished, job_path, old_world, states
+from tests.test_import import database
+from tests.test_import_interrupted import loads_brake, over
+
+DATABASES = ["sqlite", pytest.param("postgres", marks=[pytest.mark.postgres, pytest.mark.slow])]
+MANY = 11
+"""More than can fail in a row before it is taken for the database's fault."""
+
+
+def refuse(server: Server, table: str, *event_ids: str) -> None:
+    """Lets a stopped server's database refuse some events in a table, whatever they are."""
+    name = f"refuse_{table}"
+    ids = ", ".join(f"'{event_id}'" for event_id in event_ids)
+    refused = f"WHEN (NEW.event_id IN ({ids}))"
+    if isinstance(server.database, PostgresDatabase):
+        server.database.execute(
+            f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN RAISE EXCEPTION 'refused'; END $$"
+        )
+        how = f"FOR EACH ROW {refused} EXECUTE FUNCTION {name}()"
+    else:
+        how = f"{refused} BEGIN SELECT RAISE(ABORT, 'refused'); END"
+    server.database.execute(f"CREATE TRIGGER {name} BEFORE INSERT ON {table} {how}")
+
+
+def refuse_no_more(server: Server, table: str) -> None:
+    on = f" ON {table}" if isinstance(server.database, PostgresDatabase) else ""
+    server.database.execute(f"DROP TRIGGER refuse_{table}{on}")
+
+
+@pytest.mark.parametrize("kind", DATABASES)
+def test_the_rest_arrives(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
+    control = tmp_path / "brake.json"
+    as_accepted: list[str] = []
+    at_all: list[str] = []
+
+    def spoil(world: OldWorld) -> None:
+        r, alice = world.room_id, world.alice
+        as_accepted.append(alice.send_message(r, "Not as accepted"))
+        alice.send_message(r, "After it")
+        as_accepted.append(alice.send_state(r, "m.room.topic", {"topic": "Not as accepted"}))
+        alice.send_message(r, "On the topic")
+        alice.send_state(r, "m.room.topic", {"topic": "The one that B was given at its join"})
+        at_all.append(alice.send_message(r, "Not at all"))
+        alice.send_message(r, "The last")
+
+    with old_world(
+        tmp_path,
+        "11",
+        b_database=database(request, kind),
+        messages=6,
+        modules=lambda a: loads_brake(control, a),
+        spoil=spoil,
+    ) as world:
+        b, bob, r = world.b, world.bob, world.room_id
+        theirs, before = accepted(world.a, r), accepted(b, r)
+        b.stop()
+        refuse(b, "event_edges", *as_accepted)
+        refuse(b, "event_json", *at_all)
+        b.start()
+        failing = {*as_accepted, *at_all}
+        # Killed wherever a transaction of these can be cut off from the next.
+        brake(control, {"transaction": PERSIST, "nth": 3, "kill": "after"})
+        import_id = world.start_import()
+        kills = 0
+        while True:
+            wait_for(lambda: not b.running or over(b, import_id), what="a kill or the end")
+            if b.running:
+                break
+            kills += 1
+            b.kill()
+            brake(control, {"transaction": PERSIST, "nth": 3, "kill": "after"})
+            b.launch()
+        assert kills >= 3
+        brake(control)
+        b.restart()
+        job = finished(bob, import_id)
+        assert (job["status"], job["skipped"]) == ("complete", {"unstorable": 3}), job
+        assert job["imported"] == len(theirs - before - failing)
+        assert accepted(b, r) >= theirs - failing
+        assert b.rejected(r) == {*as_accepted}
+        skipped = bob.repair_api("GET", job_path(import_id) + "/skipped")["skipped"]
+        assert {s["event_id"]: s["reason"] for s in skipped} == dict.fromkeys(failing, "unstorable")
+        assert all("Error" in s["error"] or "Exception" in s["error"] for s in skipped)
+        assert inconsistencies(b, r) == {}
+
+        # Once the cause is gone, nothing of it is left.
+        b.stop()
+        refuse_no_more(b, "event_edges")
+        refuse_no_more(b, "event_json")
+        b.start()
+        again = world.import_room()
+        assert (again["imported"], again["skipped"]) == (1, {"rejected_here": 2})
+        assert repair(bob, r)["accepted"] == 2
+        assert accepted(b, r) >= theirs and b.rejected(r) == set()
+        assert states(b, theirs) == states(world.a, theirs)
+        shown = [event["event_id"] for event in bob.messages(r)]
+        assert shown == world.order
+        assert inconsistencies(b, r) == {}
+
+
+@pytest.mark.parametrize("what", ["too many in a row", "a state that B was given at its join"])
+def test_nothing_is_left_out_that_could_not_be_mended(tmp_path: Path, what: str) -> None:
+    refused: list[str] = []
+
+    def spoil(world: OldWorld) -> None:
+        r, alice = world.room_id, world.alice
+        if what == "too many in a row":
+            refused.extend(alice.send_message(r, f"No. {number}") for number in range(MANY))
+        else:
+            refused.append(alice.send_state(r, "m.room.topic", {"topic": "In the state"}))
+        alice.send_message(r, "After it")
+
+    with old_world(tmp_path, "11", messages=2, spoil=spoil) as world:
+        theirs = accepted(world.a, world.room_id)
+        world.b.stop()
+        refuse(world.b, "event_edges", *refused)
+        world.b.start()
+        job = world.import_room()
+        assert job["status"] == "failed" and "IntegrityError" in job["error"], job
+        assert any("cannot be stored" in line for line in world.b.errors_in_log())
+        world.b.stop()
+        refuse_no_more(world.b, "event_edges")
+        world.b.start()
+        assert world.import_room()["status"] == "complete"
+        if world.b.rejected(world.room_id):
+            assert repair(world.bob, world.room_id)["rejected"] == 0
+        assert accepted(world.b, world.room_id) >= theirs
+        assert states(world.b, theirs) == states(world.a, theirs)
+        assert inconsistencies(world.b, world.room_id) == {}
