@@ -16,7 +16,7 @@ from synapse_rejection_repair.adapter.journal import journal, originals
 from synapse_rejection_repair.adapter.latecomers import Latecomers
 from synapse_rejection_repair.adapter.mending import RoomMending
 from synapse_rejection_repair.adapter.newest import mend_bump_stamp, mend_threads
-from synapse_rejection_repair.adapter.nodes import read_nodes, references
+from synapse_rejection_repair.adapter.nodes import read_nodes
 from synapse_rejection_repair.adapter.relations import redacted_by, restore_relations
 from synapse_rejection_repair.adapter.replaced_state import put_notes_back
 from synapse_rejection_repair.adapter.resolved import ResolvedStates
@@ -32,6 +32,7 @@ from synapse_rejection_repair.adapter.takeaway import (
 from synapse_rejection_repair.adapter.undo_reader import SynapseUndoReader
 from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.dag import in_order
+from synapse_rejection_repair.domain.references import references
 from synapse_rejection_repair.domain.repair import RepairJob
 from synapse_rejection_repair.domain.steps import Action
 from synapse_rejection_repair.domain.undo import STORED_ANEW, UNDO, Done
