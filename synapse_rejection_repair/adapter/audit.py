@@ -88,6 +88,11 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ),
     (
         "synapse.storage.databases.state.deletion",
+        "StateDeletionDataStore.check_state_groups_and_bump_deletion",
+        ("state_groups",),
+    ),
+    (
+        "synapse.storage.databases.state.deletion",
         "StateDeletionDataStore.persisting_state_group_references",
         ("event_and_contexts",),
     ),
