@@ -101,7 +101,8 @@ def take_away(
             filled.append(table)
     journal(txn, job_id, action, now_ms, originals.items())
 
-    positions = [row["stream_ordering"] for was in originals.values() for row in was["events"]]
+    # Without rows where one has been purged since it was planned.
+    positions = [r["stream_ordering"] for was in originals.values() for r in was.get("events", ())]
     memberships = [
         (*(row[column] for column in _OF_USERS), row["event_id"])
         for was in originals.values()
