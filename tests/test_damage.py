@@ -505,6 +505,27 @@ def test_no_error_is_in_the_log(pair: Pair) -> None:
 
 
 @SQLITE
+def test_the_cure_of_what_is_hostile_delivered_as_history(pair: Pair) -> None:
+    # In the middle of what is let in as history is what has to be rejected again.
+    room = pair.room("12")
+    r = room.room_id
+    everywhere(room, room.bob.send_message(r, "The last that B has"))
+    lose_message(room, "Lost")
+    hostile = grab(room)
+    lose_message(room, "Lost as well")
+    pair.b.stop()
+    pair.b.database.execute(UNMARK, r)
+    pair.b.database.execute(UNREJECT, r)
+    pair.b.start()
+    done = repair(room.bob, r, deliver="history")
+    assert (done["accepted"], done["rejected"]) == (2, 1)
+    assert room.b.rejected(r) == {hostile}
+    assert differences(room, rejected=[hostile]).keys() <= {"scrollback"}
+    assert health(room.bob, r) == {"rejected": 1}
+    assert room.b.errors_in_log() == []
+
+
+@SQLITE
 def test_after_the_cure_the_room_went_on(pair: Pair) -> None:
     # What makes the cure worse than it looks: the next event that needs what was lost starts a
     # new cascade. Both belong to one repair.

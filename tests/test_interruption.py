@@ -36,6 +36,7 @@ EXTREMITIES = "rejection_repair_mend_extremities"
 CURRENT_STATE = "update_current_state"
 FORGET = "rejection_repair_forget_derived"
 TABLES = "rejection_repair_create_tables"
+SAVE = "rejection_repair_save_job"
 LARGE = 240
 SMALL = 40
 AT_ONCE = 100
@@ -455,6 +456,23 @@ class Talker:
                 time.sleep(0.4)
         except Exception as e:
             self.error = e
+
+
+@flavours.BOTH_DATABASES
+def test_what_is_rejected_while_history_is_delivered(braked: Braked) -> None:
+    # All that the room ends with is followed by what is stored as history then.
+    room = braked.pair.room("10")
+    damage = make_damage(room, SMALL)
+    braked.hold(3, SAVE)
+    repair_id = start(room.bob, room.room_id, deliver="history")
+    wait_for(lambda: not room.b.rejected(room.room_id), what="all to be stored")
+    hostile = grab(room)
+    assert room.b.rejected(room.room_id) == {hostile}
+    braked.release()
+    job = finished(room.bob, repair_id)
+    assert (job["status"], job["error"], job["accepted"]) == ("complete", None, len(damage.lost))
+    assert_whole(room, rejected=[hostile])
+    assert room.b.errors_in_log() == []
 
 
 @flavours.BOTH_DATABASES

@@ -78,6 +78,11 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ),
     (
         "synapse.storage.controllers.persist_events",
+        "EventsPersistenceStorageController._calculate_new_extremities",
+        ("room_id", "event_contexts", "latest_event_ids"),
+    ),
+    (
+        "synapse.storage.controllers.persist_events",
         "EventsPersistenceStorageController._get_new_state_after_events",
         ("room_id", "events_context", "old_latest_event_ids", "new_latest_event_ids"),
     ),

@@ -8,7 +8,7 @@ collection.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence, Set
 from contextlib import contextmanager
 from typing import Any
 
@@ -80,13 +80,18 @@ class PersistenceHooks:
 
     Wraps `PersistEventsStore._persist_events_txn` and, of
     `EventsPersistenceStorageController`, `_persist_event_batch`, `_update_current_state`,
-    `_calculate_state_delta`, `_get_new_state_after_events` and `add_to_queue` of its
+    `_calculate_state_delta`, `_calculate_new_extremities`, `_get_new_state_after_events` and
+    `add_to_queue` of its
     `_EventPeristenceQueue` (read in Synapse 1.151.0 and 1.163.2).
 
     `_get_new_state_after_events` refuses a batch of accepted events with a rejected one
     among them, though Synapse itself batches what waits to be stored: a repair, which many
     events wait for, would fail, and lose what others send to the room, wherever one of
     those is rejected.
+
+    `_calculate_new_extremities` leaves a room the forward extremities that it has where it would
+    leave it none. That is so while all that it ends with is followed by what a repair has
+    delivered as history: Synapse would fail to store whatever is rejected or soft-failed then.
 
     Args:
         hs: a homeserver process that writes events.
@@ -111,12 +116,14 @@ class PersistenceHooks:
         self._persist_batch = controller._persist_event_batch
         self._update_state = controller._update_current_state
         self._calculate_delta = controller._calculate_state_delta
+        self._new_extremities = controller._calculate_new_extremities
         self._get_new_state = controller._get_new_state_after_events
         self._add = controller._event_persist_queue.add_to_queue
         persist_events._persist_events_txn = self._persist_events_txn  # type: ignore[method-assign]
         controller._persist_event_batch = self._persist_event_batch  # type: ignore[method-assign]
         controller._update_current_state = self._update_current_state  # type: ignore[method-assign,assignment]
         controller._calculate_state_delta = self._calculate_state_delta  # type: ignore[method-assign]
+        controller._calculate_new_extremities = self._calculate_new_extremities  # type: ignore[method-assign]
         controller._get_new_state_after_events = self._get_new_state_after_events  # type: ignore[method-assign]
         controller._event_persist_queue.add_to_queue = self._add_to_queue  # type: ignore[method-assign]
 
@@ -291,6 +298,15 @@ class PersistenceHooks:
                     continue
                 await self._clock.sleep(Duration(seconds=_PAUSE_SECONDS))
                 raise
+
+    async def _calculate_new_extremities(
+        self,
+        room_id: str,
+        event_contexts: Sequence[EventPersistencePair],
+        latest_event_ids: Set[str],
+    ) -> set[str]:
+        found = await self._new_extremities(room_id, event_contexts, latest_event_ids)
+        return found or set(latest_event_ids)
 
     async def _get_new_state_after_events(
         self,
