@@ -1,4 +1,4 @@
-"""What the import asks of the outer rooms: the Protocols that `adapter` and `sources` implement."""
+"""What the import asks of the outer layers: Protocols that `adapter` and `sources` implement."""
 
 from __future__ import annotations
 
