@@ -65,9 +65,6 @@ class Source(Protocol):
     async def room_version(self, room_id: str) -> str | None:
         """The room's version, `None` if unknown."""
 
-    async def count(self, room_id: str) -> int:
-        """How many events of the room there are that are no outliers."""
-
     async def ids(
         self, room_id: str, after: Position, limit: int, *, rejected: bool
     ) -> list[tuple[Position, str]]:
