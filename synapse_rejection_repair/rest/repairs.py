@@ -34,7 +34,6 @@ _BODY = (
     "plan",
     "state_from",
 )
-_MAX_EVENTS_SHOWN = 1000
 _MAX_CITING_SHOWN = 10
 _MAX_IDS = 1000
 
@@ -94,13 +93,13 @@ def _plan(plan: Plan, state_from: str | None) -> JsonDict:
                 "soft_failed": step.verdict.soft_failed,
                 "was_soft_failed": step.node.soft_failed,
             }
-            for step in islice(plan.verdicts, _MAX_EVENTS_SHOWN)
+            for step in islice(plan.verdicts, serialise.MOST_SHOWN)
         ],
         "events_total": plan.accepted + plan.rejected,
         "states": [serialise.borrowed(one, state_from) for one in plan.borrowed if state_from],
         "gaps": [
             {"event_id": gap.event_id, "cited_by": list(gap.cited_by[:_MAX_CITING_SHOWN])}
-            for gap in plan.gaps[:_MAX_EVENTS_SHOWN]
+            for gap in plan.gaps[: serialise.MOST_SHOWN]
         ],
     }
 
