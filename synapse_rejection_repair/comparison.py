@@ -27,7 +27,19 @@ _IDS = 5000
 
 
 async def require_room(source: Source, target: ImportTarget, name: str, room_id: str) -> str:
-    """The version of a room that can be imported."""
+    """The version of a room that can be imported.
+
+    Args:
+        source: the old database.
+        target: this server.
+        name: what the configuration calls the source.
+        room_id: the room.
+
+    Raises:
+        UnknownSourceRoom: the source has no events of the room.
+        OtherRoomVersion: the source has the room with another version.
+        RepairError: the source cannot be read, or as `ImportTarget.require_room`.
+    """
     version = await target.require_room(room_id)
     if not await source.history(room_id, BEGINNING, 1):
         raise UnknownSourceRoom(name, room_id)

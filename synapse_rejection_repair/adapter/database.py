@@ -89,10 +89,10 @@ class Database:
 
         Args:
             desc: what Synapse's metrics and logs call the transaction.
-            *args: what else the function is called with.
-            **kwargs: likewise.
             func: called with the transaction and the arguments; may be called again
                 where the database asks for it, so it must not keep anything in memory.
+            *args: what else the function is called with.
+            **kwargs: likewise.
         """
         result: T = await self.pool.runInteraction(
             f"rejection_repair_{desc}", func, *args, **kwargs
