@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shlex
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from http import HTTPStatus
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +23,7 @@ import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
 from synapse_rejection_repair import RejectionRepair
-from synapse_rejection_repair.adapter import alertchannel, metrics
+from synapse_rejection_repair.adapter import alertchannel, metrics, takeaway
 from synapse_rejection_repair.adapter.replaced_state import REPLACED
 from synapse_rejection_repair.adapter.skipped import SKIPPED, SKIPPED_MEDIUM
 from synapse_rejection_repair.adapter.tables import create_tables
@@ -427,6 +429,28 @@ def test_tables_are_listed() -> None:
     listed = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
     dropped = re.findall(r"DROP TABLE (\w+)", README)
     assert len(listed) == 5 and sorted(listed) == sorted(dropped)
+
+
+def test_the_layout_has_every_module() -> None:
+    (layout,) = re.findall(r"^```\n(.*?)^```$", DOCUMENTS["architecture.md"], re.M | re.DOTALL)
+    named = re.findall(r"^  (\S+)", layout, re.MULTILINE)
+    modules = {path.name for path in PACKAGE.glob("*.py")} - {"__init__.py"}
+    modules |= {f"{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py")}
+    for module in modules:
+        assert any(fnmatch(module, name) for name in named), module
+    for name in named:
+        assert any(fnmatch(module, name) for module in modules), name
+
+
+def test_journalled_and_loosened_tables_are_listed() -> None:
+    written = _section("architecture.md", "## What a repair writes").split("\n2. ")[0]
+    journalled, loosened = written.split("What refers to the event")
+    assert {takeaway.STATE, *takeaway.OWN_ROWS} <= set(re.findall(r"`(\w+)`", journalled))
+    # Those that are named where they are written, and those that are named above.
+    source = inspect.getsource(takeaway._park)
+    tables = {*re.findall(r"UPDATE (\w+)", source), *re.findall(r'txn, "(\w+)"', source)}
+    tables |= {*takeaway._ORDERED, *takeaway._HANGING, takeaway._SNAPSHOTS}
+    assert set(re.findall(r"`(\w+)`", loosened)) == tables
 
 
 def test_metrics_exist() -> None:
