@@ -36,7 +36,7 @@ class _Draft:
 
     Attributes:
         steps: what is done with each event; those held back are let through.
-        held_back: the soft-failed events.
+        held_back: the events that are soft-failed, or may be.
         borrowed: the states that were taken from elsewhere, by event.
         events: the states of events.
         ends: finds the forward extremities.
@@ -165,10 +165,10 @@ class Planner:
         return affected.nodes
 
     async def _decided(self, draft: _Draft) -> tuple[Steps, dict[str, Verdict]]:
-        """The steps, without those that would let soft-failed events through that must not be.
+        """The steps, with all that is soft-failed decided on.
 
         Returns:
-            The steps, and the verdicts on the soft-failed events.
+            The steps, and the verdicts on the events that are soft-failed as it is.
         """
         held_back, in_thread = draft.held_back, self.clock.in_thread
         if not held_back:
@@ -176,9 +176,15 @@ class Planner:
         waiting = [(held.node, held.before) for held in held_back]
         received = draft.steps.nodes(lambda kind: kind.extends)
         verdicts = await draft.soft_failures.judge(waiting, received)
-        instead: dict[str, tuple[Action, Verdict] | None] = {
-            held.node.event_id: (Action.RESTATE, ACCEPTED) if held.restated else None
-            for held in held_back
-            if not verdicts[held.node.event_id].accepted
-        }
-        return await in_thread(draft.steps.decided, instead), verdicts
+        instead: dict[str, tuple[Action, Verdict] | None] = {}
+        on_stored = {}
+        for held in held_back:
+            event_id, verdict = held.node.event_id, verdicts[held.node.event_id]
+            if held.node.rejected is not None or held.node.damaged:
+                if verdict.accepted:
+                    instead[event_id] = Action.RECEIVE, ACCEPTED
+                continue
+            on_stored[event_id] = verdict
+            if not verdict.accepted:
+                instead[event_id] = (Action.RESTATE, ACCEPTED) if held.restated else None
+        return await in_thread(draft.steps.decided, instead), on_stored

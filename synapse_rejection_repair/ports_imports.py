@@ -52,8 +52,12 @@ class MediaFiles(Protocol):
     def check_thumbnail(self, thumbnail: SourceThumbnail) -> MediaSkip | None:
         """Why a thumbnail's file cannot be had, `None` if it can."""
 
-    def copy(self, path: Sequence[str], into: BinaryIO) -> None:
-        """Writes a file's content into another; raises `OSError`."""
+    def copy(self, path: Sequence[str], into: BinaryIO) -> str:
+        """Writes a file's content into another; gives its SHA-256 in hexadecimal.
+
+        Raises:
+            OSError: it cannot be read or written.
+        """
 
 
 class Source(Protocol):

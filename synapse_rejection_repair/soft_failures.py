@@ -56,7 +56,7 @@ class SoftFailureJudge:
         """The verdict on each event: accepted are those to be let through.
 
         Args:
-            events: soft-failed events, each with the state before it.
+            events: events that are soft-failed, or may be, each with the state before it.
             received: the events that the repair accepts, without outliers; may be gone through
                 more than once, and is in threads.
         """
@@ -161,7 +161,8 @@ def _in_order(
     order = sorted_in_pieces(
         (node.stream_ordering, place)
         for place, (node, _) in enumerate(possible)
-        if node.stream_ordering > erred
+        # What was rejected was wronged itself, however early.
+        if node.stream_ordering > erred or node.rejected is not None
     )
     waiting = [possible[place] for _, place in order]
     ids.update(node.event_id for node, _ in waiting)

@@ -206,6 +206,25 @@ def membership_rows(room: Room) -> Case:
 
 
 @case
+def memberships_of_the_current_state(room: Room) -> Case:
+    # What a state that another server gave leaves of a member event whose row is lacking, and
+    # what is left if only that row is mended.
+    names = ("guest-one", "guest-two")
+    guests = [room.a.register(f"{n}-{room.alice.user_id[1:].split(':')[0]}") for n in names]
+    for guest in guests:
+        guest.join(room.room_id)
+    everywhere(room, room.alice.send_message(room.room_id, "Hello"))
+    state = compare.current_state(room.a, room.room_id)
+    one, two = (state["m.room.member", guest.user_id] for guest in guests)
+    unknown = "UPDATE current_state_events SET membership = NULL WHERE event_id = ?"
+    return Case(
+        room,
+        [("DELETE FROM room_memberships WHERE event_id = ?", one), (unknown, one), (unknown, two)],
+        {"missing_membership": 2},
+    )
+
+
+@case
 def state_groups(room: Room) -> Case:
     message = room.alice.send_message(room.room_id, "Without a state")
     topic = room.alice.send_state(room.room_id, "m.room.topic", {"topic": "Without one, too"})
@@ -403,6 +422,7 @@ ON_POSTGRES = [
         edges_of_messages,
         state_rows,
         membership_rows,
+        memberships_of_the_current_state,
         state_groups,
         states_that_were_not_recomputed,
         states_that_were_not_recomputed_at_a_merge,

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.harness import compare, flavours
-from tests.harness.client import JsonDict
+from tests.harness.client import JsonDict, quoted
 from tests.harness.database import PostgresDatabase
 from tests.harness.federation import Pair, Room
 from tests.harness.flavours import Flavour
@@ -24,6 +24,7 @@ from tests.harness.forging import POWER, Forger
 from tests.harness.hostile import HostilePeer
 from tests.harness.incident import promote
 from tests.harness.repairing import diagnosis, dry_run, finished, health, repair, start
+from tests.harness.waiting import wait_for
 
 TEXT = {"msgtype": "m.text", "body": "Forged"}
 
@@ -502,6 +503,48 @@ def test_a_huge_depth_misleads_nobody(pair: Pair) -> None:
     assert repair(room.bob, r)["accepted"] == 4
     assert compare.differences(room) == {}
     assert health(room.bob, r) == {}
+
+
+# What Synapse rejects before it looks at what the event cites.
+
+_SLOW_POSTGRES = [pytest.mark.postgres, pytest.mark.slow]
+_POISONED = [
+    pytest.param(Flavour(b="oldest"), {}, id="oldest-no-text", marks=pytest.mark.oldest),
+    pytest.param(Flavour(), "$a\0b", id="newest-nul"),
+    pytest.param(Flavour(database="postgres"), "$a\0b", id="postgres-nul", marks=_SLOW_POSTGRES),
+]
+
+
+@pytest.mark.parametrize(("pair", "cited"), _POISONED, indirect=["pair"])
+def test_what_cites_no_event_blinds_nobody(pair: Pair, cited: object) -> None:
+    room = pair.room("10")
+    r, alice, bob = room.room_id, room.alice, room.bob
+    peer = HostilePeer(room.a, r)
+    # Too long in bytes alone: it is stored as rejected, unseen what else it holds.
+    event, _ = peer.forge("\u00e9" * 200, alice.user_id, TEXT)
+    event["auth_events"] = [cited]
+    peer.sign(event)
+    ((poison, said),) = peer.send(room.b, event).items()
+    assert said == {}
+    room.b.wait_for_event(poison)
+    assert room.b.rejected(r) == {poison}
+    x = lose(room, "m.room.power_levels", lambda: promote(room, room.carol, 50))
+    lost = [alice.send_message(r, f"Lost {number}") for number in range(12)]
+    room.b.wait_for_event(lost[-1])
+
+    alerted = "SELECT event_id FROM rejection_repair_alerts WHERE room_id = ?"
+    wait_for(lambda: room.b.database.query(alerted, r) == [(x,)], what="an alert")
+    seen = "SELECT event_id FROM rejection_repair_seen WHERE room_id = ?"
+    assert {i for (i,) in room.b.database.query(seen, r)} >= {poison, x}
+    rows = bob.repair_api("GET", "/rooms" + quoted(r, "rejections"))["rejections"]
+    assert {row["event_id"]: row["cites"] for row in rows}[poison] == []
+    verdicts = {root["event_id"]: root["verdict"] for root in diagnosis(bob, r)["roots"]}
+    assert verdicts == {poison: "reject", x: "accept"}
+    job = repair(bob, r)
+    assert (job["accepted"], job["rejected"]) == (1 + len(lost), 1)
+    assert room.b.rejected(r) == {poison}
+    assert health(bob, r) == {"rejected": 1}
+    assert room.b.errors_in_log() == []
 
 
 # What cannot be stored.

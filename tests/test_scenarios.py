@@ -11,6 +11,7 @@ from tests.harness import compare, flavours
 from tests.harness.client import Client, MatrixError, quoted
 from tests.harness.compare import differences, search
 from tests.harness.federation import Pair, Room
+from tests.harness.forging import Forger
 from tests.harness.hostile import HostilePeer
 from tests.harness.incident import make_incident, promote
 from tests.harness.losing import (
@@ -477,6 +478,32 @@ def test_all_local_users_were_kicked(room: Room) -> None:
     with pytest.raises(MatrixError) as refused:
         dry_run(admin, r)
     assert refused.value.status == 409
+    no_errors(room)
+
+
+def test_who_came_back_and_speaks_as_others_do(room: Room) -> None:
+    # What follows both branches was accepted, with the state in which she had left.
+    r, alice = room.room_id, room.alice
+    uma = room.a.register(f"uma-{alice.user_id[1:].split(':')[0]}")
+    uma.join(r)
+    uma.leave(r)
+    everywhere(room, alice.send_message(r, "She has left"))
+    join = lose_membership(room, lambda: uma.join(r), uma.user_id)
+    forger = Forger(room)
+    state = compare.current_state(room.a, r)
+    hers, mine = forger.auth(state, uma), forger.auth(state, alice)
+    text = {"msgtype": "m.text", "body": "At the same time"}
+    first = forger.send("m.room.message", uma, text, [join], hers, depth=60)
+    there = forger.send("m.room.message", alice, text, [first], mine, depth=61)
+    second = forger.send("m.room.message", uma, text, [first], hers, depth=61)
+    forger.send("m.room.message", alice, text, [there, second], mine, depth=62)
+    assert room.b.rejected(r) == {join, first, second}
+
+    assert not any(event["soft_failed"] for event in dry_run(room.bob, r)["events"])
+    assert repair(room.bob, r)["accepted"] == 3
+    assert {first, second} <= {event["event_id"] for event in room.bob.messages(r)}
+    assert differences(room) == {}
+    assert health(room.bob, r) == {}
     no_errors(room)
 
 

@@ -24,6 +24,7 @@ from tests.harness.waiting import wait_for
 from tests.openapi import Contract, Judge
 
 UNDO = "rejection_repair_undo"
+SAVE = "rejection_repair_save_job"
 BUMP = "rejection_repair_undo_bump"
 CURRENT_STATE = "update_current_state"
 STATISTICS = "bulk_update_stats_delta"
@@ -451,6 +452,44 @@ def test_not_once_the_old_states_are_gone(braked: Braked) -> None:
     answer = refused(room.bob, repaired["repair_id"])
     assert "are no longer stored" in answer["error"]
     assert_whole(room)
+
+
+def test_not_if_the_old_states_go_while_it_begins(braked: Braked) -> None:
+    room = braked.pair.room("11")
+    make_damage(room, 40)
+    states = "SELECT state_group FROM event_to_state_groups JOIN events USING (event_id)"
+    before = room.b.database.query(f"{states} WHERE room_id = ?", room.room_id)
+    repaired = repair(room.bob, room.room_id)
+    after = room.b.database.query(f"{states} WHERE room_id = ?", room.room_id)
+    # The plan is made by then.
+    braked.hold(1, SAVE)
+    job_id = undo(room.bob, repaired["repair_id"], dry_run=False)["repair_id"]
+    held = "SELECT status FROM rejection_repair_jobs WHERE job_id = ?"
+    wait_for(lambda: room.b.database.value(held, job_id) == "active", what="the undo to begin")
+    for (group,) in {*before} - {*after}:
+        room.b.database.execute("DELETE FROM state_groups WHERE id = ?", group)
+    braked.release()
+    job = finished(room.bob, job_id)
+    assert job["status"] == "failed" and "are no longer stored" in job["error"], job
+    assert_whole(room)
+
+
+def test_states_that_are_to_be_deleted_are_kept(braked: Braked) -> None:
+    room = braked.pair.room("11")
+    make_damage(room, 40)
+    states = "SELECT state_group FROM event_to_state_groups JOIN events USING (event_id)"
+    before = room.b.database.query(f"{states} WHERE room_id = ?", room.room_id)
+    repaired = repair(room.bob, room.room_id)
+    after = room.b.database.query(f"{states} WHERE room_id = ?", room.room_id)
+    unused = {group for (group,) in {*before} - {*after}}
+    room.b.database.execute_many(
+        "INSERT INTO state_groups_pending_deletion (state_group, insertion_ts) VALUES (?, 1)",
+        [(group,) for group in unused],
+    )
+    undone(room.bob, repaired["repair_id"])
+    # Synapse would delete what is older than some minutes.
+    pending = "SELECT state_group FROM state_groups_pending_deletion WHERE insertion_ts = 1"
+    assert unused.isdisjoint(group for (group,) in room.b.database.query(pending))
 
 
 def purge(room: Room, event_id: str) -> None:

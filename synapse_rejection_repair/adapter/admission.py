@@ -23,7 +23,7 @@ from unpaddedbase64 import decode_base64
 
 from synapse_rejection_repair.adapter.integrity import signers
 from synapse_rejection_repair.adapter.storable import unstorable
-from synapse_rejection_repair.adapter.stored_events import MALFORMED
+from synapse_rejection_repair.adapter.stored_events import MALFORMED, require_references
 from synapse_rejection_repair.domain.imports import Skip, Skipped
 from synapse_rejection_repair.domain.source import SourceEvent
 from synapse_rejection_repair.ports import Clock
@@ -155,6 +155,7 @@ def _admit(
     try:
         # It takes away what only the old server may have said of the event (`unsigned`).
         event = event_from_pdu_json(dict(source.pdu), version)
+        require_references(event)
         if event.event_id != source.event_id:
             return Skipped(source.event_id, Skip.BAD_EVENT_ID)
         if event.room_id != room_id:

@@ -88,6 +88,11 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ),
     (
         "synapse.storage.databases.state.deletion",
+        "StateDeletionDataStore.check_state_groups_and_bump_deletion",
+        ("state_groups",),
+    ),
+    (
+        "synapse.storage.databases.state.deletion",
         "StateDeletionDataStore.persisting_state_group_references",
         ("event_and_contexts",),
     ),
@@ -115,6 +120,11 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "synapse.storage.databases.main.cache",
         "CacheInvalidationWorkerStore._invalidate_caches_for_room_events_and_stream",
         ("txn", "room_id"),
+    ),
+    (
+        "synapse.storage.databases.main.cache",
+        "CacheInvalidationWorkerStore._invalidate_state_caches_and_stream",
+        ("txn", "room_id", "members_changed"),
     ),
     (
         "synapse.storage.databases.main.events_worker",

@@ -143,7 +143,7 @@ class Database:
         return await self.run(desc, query)
 
     async def rows_of(
-        self, desc: str, sql: str, ids: Collection[str], column: str
+        self, desc: str, sql: str, ids: Collection[str | int], column: str
     ) -> list[tuple[Any, ...]]:
         """The rows of a query that ends in a list of ids, a batch of ids at a time.
 
@@ -190,7 +190,7 @@ class Database:
         ((total,),) = await self.rows(f"count_{desc}", f"SELECT COUNT(*) {source}", args)
         return Listing(rows, total)
 
-    def in_list(self, column: str, ids: Collection[str]) -> tuple[str, list[Any]]:
+    def in_list(self, column: str, ids: Collection[str | int]) -> tuple[str, list[Any]]:
         """The SQL condition that a column holds one of the ids, and its arguments."""
         clause, args = make_in_list_sql_clause(self.engine, column, ids)
         return clause, list(args)

@@ -13,6 +13,7 @@ from synapse.events import EventBase
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.stored_events import read_stored
 from synapse_rejection_repair.domain.batches import batches
+from synapse_rejection_repair.domain.references import is_id
 from synapse_rejection_repair.domain.remembering import forget_oldest
 
 _REMEMBERED = 2000
@@ -63,7 +64,8 @@ class DecidedEvents:
             if event_id in self.guests:
                 found[event_id] = self.guests[event_id]
             elif event is None:
-                missing.append(event_id)
+                if is_id(event_id):
+                    missing.append(event_id)
             else:
                 self._remembered.move_to_end(event_id)
                 found[event_id] = event

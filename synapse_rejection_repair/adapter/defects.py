@@ -11,13 +11,13 @@ from synapse.storage.engines import PostgresEngine
 
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.json_object import json_object
-from synapse_rejection_repair.adapter.nodes import references
 from synapse_rejection_repair.adapter.replaced_state import read_replaced
 from synapse_rejection_repair.adapter.state_difference import difference
 from synapse_rejection_repair.adapter.tables import JOBS, JOURNAL
 from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.health import Finding
 from synapse_rejection_repair.domain.model import StateKey
+from synapse_rejection_repair.domain.references import references
 from synapse_rejection_repair.domain.state import replaced
 from synapse_rejection_repair.ports import Clock, StateReader
 
@@ -45,7 +45,7 @@ _WINDOW = """
 
 _LACKING = f"""
     SELECT e.event_id, e.type, ej.json, esg.state_group IS NULL, se.event_id IS NULL,
-           rm.event_id IS NULL,
+           rm.event_id IS NULL OR (cse.event_id IS NOT NULL AND cse.membership IS NULL),
            NOT EXISTS (SELECT 1 FROM event_edges AS ee WHERE ee.event_id = e.event_id)
     FROM ({_WINDOW}) AS w
     INNER JOIN events AS e ON e.event_id = w.event_id
@@ -54,10 +54,13 @@ _LACKING = f"""
     LEFT JOIN event_to_state_groups AS esg ON esg.event_id = e.event_id
     LEFT JOIN state_events AS se ON se.event_id = e.event_id
     LEFT JOIN room_memberships AS rm ON rm.event_id = e.event_id
+    LEFT JOIN current_state_events AS cse
+        ON e.type = 'm.room.member' AND cse.event_id = e.event_id
     WHERE r.event_id IS NULL AND NOT e.outlier AND (
         esg.state_group IS NULL
         OR (e.state_key IS NOT NULL AND se.event_id IS NULL)
-        OR (e.type = 'm.room.member' AND e.state_key IS NOT NULL AND rm.event_id IS NULL)
+        OR (e.type = 'm.room.member' AND e.state_key IS NOT NULL
+            AND (rm.event_id IS NULL OR (cse.event_id IS NOT NULL AND cse.membership IS NULL)))
         OR (e.type <> 'm.room.create'
             AND NOT EXISTS (SELECT 1 FROM event_edges AS ee WHERE ee.event_id = e.event_id))
     )"""

@@ -100,6 +100,7 @@ class PersistenceHooks:
         self._gates: dict[str, _Gate] = {}
         self._clock = hs.get_clock()
 
+        self._store = hs.get_datastores().main
         persist_events = hs.get_datastores().persist_events
         controller = hs.get_storage_controllers().persistence
         assert persist_events is not None and controller is not None
@@ -199,7 +200,9 @@ class PersistenceHooks:
             taken = [take_away(txn, ids) for take_away, ids in by_callback.items()]
         self._persist_txn(txn, **kwargs)
         for one in taken:
-            put_back(txn, one)
+            users = put_back(txn, one)
+            if users:
+                self._store._invalidate_state_caches_and_stream(txn, one.room_id, users)
 
     async def _persist_event_batch(self, room_id: str, task: Any) -> Any:
         gate = self._gates.get(room_id)

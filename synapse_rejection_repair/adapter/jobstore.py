@@ -92,9 +92,10 @@ class SynapseJobStore(JobStore[Request, Progress]):
             row = txn.fetchone()
             return str(row[0]) if row else ""
 
-        running = await self._database.run_beside_others("create_job", create)
-        if running is not None:
-            raise JobRunning(room_id, running)
+        while (running := await self._database.run_beside_others("create_job", create)) is not None:
+            # Unless it has just ended.
+            if running:
+                raise JobRunning(room_id, running)
         return job
 
     @override

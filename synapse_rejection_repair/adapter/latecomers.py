@@ -43,19 +43,21 @@ class Latecomers:
             pairs: the events with what they came with; no outliers.
             backfilled: whether they are history, whose state may come from elsewhere.
         """
-        others = {i for e, _ in pairs for i in (*e.prev_event_ids(), *e.auth_event_ids())}
+        # What is rejected may refer to anything, and builds on nothing.
+        standing = [event for event, context in pairs if not context.rejected]
+        others = {i for e in standing for i in (*e.prev_event_ids(), *e.auth_event_ids())}
         rejected = await self._rejected(others)
         known: dict[str, int] = {}
         found: set[str] = set()
         for event, context in pairs:
             prevs = {*event.prev_event_ids()}
-            builds_on = {*event.auth_event_ids()}
+            builds_on = set() if context.rejected else {*event.auth_event_ids()}
             # Other servers, and those of the past, may have good reason to follow what is
             # rejected here.
-            if self._is_mine_id(event.sender) and not backfilled:
+            if self._is_mine_id(event.sender) and not (backfilled or context.rejected):
                 builds_on |= prevs
             if (
-                (rejected & builds_on and not context.rejected)
+                rejected & builds_on
                 or found & prevs
                 or (not backfilled and await self._state_differs(event, context, known))
             ):

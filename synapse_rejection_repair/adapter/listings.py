@@ -11,7 +11,6 @@ from typing_extensions import override
 
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.json_object import json_object
-from synapse_rejection_repair.adapter.nodes import references
 from synapse_rejection_repair.adapter.rejected import RejectedEvents
 from synapse_rejection_repair.domain.listing import (
     Listing,
@@ -20,6 +19,7 @@ from synapse_rejection_repair.domain.listing import (
     RejectionRow,
     RoomRow,
 )
+from synapse_rejection_repair.domain.references import references
 from synapse_rejection_repair.domain.rejected import RoomCount
 from synapse_rejection_repair.ports import Clock, ListingReader
 

@@ -123,7 +123,7 @@ class SynapseMediaTarget(MediaTarget):
                 return wrong
             file_id = _file_id(medium.mxc)
             try:
-                await self._write(FileInfo(server, file_id), medium.path, files)
+                sha256 = await self._write(FileInfo(server, file_id), medium.path, files)
                 for thumbnail in medium.thumbnails:
                     if await self._clock.in_thread(files.check_thumbnail, thumbnail) is not None:
                         continue
@@ -161,15 +161,16 @@ class SynapseMediaTarget(MediaTarget):
                 time_now_ms=self._clock.now_ms(),
                 upload_name=medium.upload_name,
                 filesystem_id=file_id,
-                sha256=medium.sha256,
+                # Not the source's, which has none of what is old.
+                sha256=sha256,
             )
         return None
 
-    async def _write(self, info: FileInfo, path: Sequence[str], files: MediaFiles) -> None:
+    async def _write(self, info: FileInfo, path: Sequence[str], files: MediaFiles) -> str:
         storage = self._hs.get_media_repository().media_storage
         async with storage.store_into_file(info) as (file, written_to):
             try:
-                await self._clock.in_thread(files.copy, path, file)
+                return await self._clock.in_thread(files.copy, path, file)
             except OSError:
                 with suppress(OSError):
                     os.remove(written_to)

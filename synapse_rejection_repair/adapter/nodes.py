@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from synapse.storage.database import LoggingTransaction
@@ -12,6 +12,7 @@ from synapse_rejection_repair.adapter.json_object import json_object
 from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.model import Node
 from synapse_rejection_repair.domain.nodes import NodeTable
+from synapse_rejection_repair.domain.references import references
 
 _AT_ONCE = 100
 """How many nodes are taken in before everything else runs."""
@@ -68,22 +69,3 @@ def _node(row: tuple[Any, ...], damaged: Collection[str]) -> Node:
         outlier=bool(outlier),
         damaged=reason is None and event_id in damaged,
     )
-
-
-def references(event: Mapping[str, Any], field: str) -> tuple[str, ...]:
-    """The event ids that an event's JSON refers to.
-
-    In room versions 1 and 2 a reference is a pair of id and hashes (server-server API,
-    "PDUs", room version 1), later it is the id.
-
-    Args:
-        event: the event's JSON.
-        field: `prev_events` or `auth_events`.
-    """
-    found = []
-    values = event.get(field)
-    for value in values if isinstance(values, list) else ():
-        reference = value[0] if isinstance(value, list) and value else value
-        if isinstance(reference, str):
-            found.append(reference)
-    return tuple(found)

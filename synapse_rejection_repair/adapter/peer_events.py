@@ -18,6 +18,7 @@ from synapse.util.iterutils import sorted_topologically
 from synapse_rejection_repair.adapter.checker import EventChecker
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.integrity import IntegrityCheck
+from synapse_rejection_repair.adapter.stored_events import MALFORMED, require_references
 from synapse_rejection_repair.domain.model import StateKey
 from synapse_rejection_repair.errors_peers import PeerFailed, PeerStateRefused
 from synapse_rejection_repair.ports import Clock
@@ -170,9 +171,11 @@ def _event(room_version: str, pdu: object) -> EventBase | None:
     if not isinstance(pdu, dict):
         return None
     try:
-        return event_from_pdu_json(pdu, KNOWN_ROOM_VERSIONS[room_version])
-    except (SynapseError, KeyError, TypeError, ValueError, AttributeError, AssertionError):
+        event = event_from_pdu_json(pdu, KNOWN_ROOM_VERSIONS[room_version])
+        require_references(event)
+    except (SynapseError, *MALFORMED, AssertionError):
         return None
+    return event
 
 
 def _parents_first(events: Mapping[str, EventBase]) -> Sequence[str]:

@@ -12,14 +12,16 @@ from synapse.api.errors import (
 )
 from synapse.logging.context import run_in_background
 from synapse.server import HomeServer
+from synapse.storage.databases.main.transactions import DestinationRetryTimings
 from synapse.util.retryutils import NotRetryingDestination
 from typing_extensions import override
 
 from synapse_rejection_repair.adapter.dag import SynapseDag
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.nodes import read_nodes
+from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.model import StateIds, StateKey
-from synapse_rejection_repair.domain.peers import Held, PeerAnswer, choose
+from synapse_rejection_repair.domain.peers import Held, PeerAnswer, in_turn
 from synapse_rejection_repair.errors import UnknownEvent
 from synapse_rejection_repair.ports import Clock, StateReader
 from synapse_rejection_repair.ports_peers import Peers
@@ -28,6 +30,9 @@ _SECONDS = 10.0
 """How long servers have to answer, in seconds."""
 
 _TICK = 0.05
+_AT_ONCE = 100
+"""Of how many servers it is looked up at once whether Synapse tries them."""
+
 _MOST_STATE = 200_000
 """How many events a state that is answered may have: more is no answer."""
 
@@ -63,7 +68,6 @@ class SynapsePeers(Peers):
 
     @override
     async def ask(self, room_id: str, event_id: str, sender: str, count: int) -> list[PeerAnswer]:
-        # A server that is too late is answered for: its request ends by itself.
         chosen = await self.servers(room_id, sender, count)
         return await self._ask_all(chosen, room_id, event_id)
 
@@ -82,6 +86,7 @@ class SynapsePeers(Peers):
 
         for server in chosen:
             run_in_background(ask_one, server)
+        # A server that is too late is answered for: its request ends by itself.
         deadline = self._clock.now_ms() + _SECONDS * 1000
         while len(answers) < len(chosen) and self._clock.now_ms() < deadline:
             await self._clock.pause(_TICK)
@@ -95,8 +100,14 @@ class SynapsePeers(Peers):
             for host in await self._hosts.get_current_hosts_in_room_ordered(room_id)
             if host != self._server_name
         ]
-        unreachable = frozenset({h for h in joined if await self._backed_off(h)})
-        return choose(joined, sender.partition(":")[2], unreachable, count)
+        found: list[str] = []
+        # A room may have many thousands: no more of them are looked up than are needed.
+        for some in batches(in_turn(joined, sender.partition(":")[2]), _AT_ONCE):
+            timings = await self._store.get_destination_retry_timings_batch(some)
+            found += [s for s in some if not self._backed_off(timings.get(s))]
+            if len(found) >= count:
+                break
+        return found[:count]
 
     async def _ask_one(self, server: str, room_id: str, event_id: str) -> PeerAnswer:
         # What a peer writes is not repeated: whoever runs it could write anything.
@@ -118,8 +129,7 @@ class SynapsePeers(Peers):
             return PeerAnswer(server, Held.NO_ANSWER, "Its answer is too large")
         return PeerAnswer(server, Held.HOLDS, state_ids=frozenset(state))
 
-    async def _backed_off(self, server: str) -> bool:
-        timings = await self._store.get_destination_retry_timings(server)
+    def _backed_off(self, timings: DestinationRetryTimings | None) -> bool:
         if timings is None:
             return False
         return bool(timings.retry_last_ts + timings.retry_interval > self._clock.now_ms())

@@ -22,6 +22,10 @@ class ResolvedStates:
     it. Synapse 1.151.0 has the other processes forget them when such an event is sent, which may be
     long before it is part of the current state; 1.163.2 also does when the current state changes.
 
+    So is whom an event joins to a room (`RoomMemberWorkerStore.
+    _get_user_ids_from_membership_event_ids`, read in both): nobody, as long as its row in
+    `room_memberships` was lacking. Synapse never forgets that.
+
     So every process makes it known to Synapse by a name, as one more cache that the stream of
     cache invalidations can tell it to empty.
 
@@ -57,3 +61,7 @@ class ResolvedStates:
             # `ExpiringCache` keeps no more about its entries than them.
             cache._cache.clear()
         self._server_acls.invalidate_all()
+        # It is there under this name once Synapse has asked.
+        joined = getattr(self._store, "_get_joined_profile_from_event_id", None)
+        if joined is not None:
+            joined.invalidate_all()

@@ -114,10 +114,20 @@ def _made(
             pdu, version, internal_metadata_dict=metadata, rejected_reason=rejected
         )
         # Synapse 1.151.0 looks only now.
-        event.event_id, event.auth_event_ids(), event.prev_event_ids()
+        event.event_id  # noqa: B018
+        require_references(event)
     except MALFORMED as e:
         raise SynapseError(HTTPStatus.BAD_REQUEST, "It is not formed as an event is") from e
     return event
+
+
+def require_references(event: EventBase) -> None:
+    """Raises one of `MALFORMED` where an event refers to what is no event's id.
+
+    Synapse 1.151.0 takes whatever there is.
+    """
+    if not all(isinstance(i, str) for i in (*event.prev_event_ids(), *event.auth_event_ids())):
+        raise TypeError("a reference that is no text")
 
 
 async def read_stored(database: Database, event_ids: Collection[str]) -> list[StoredEvent]:

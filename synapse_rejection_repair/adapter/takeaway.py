@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import attr
+from synapse.api.constants import EventTypes
 from synapse.storage.database import LoggingTransaction, make_in_list_sql_clause
 from synapse.storage.engines import PostgresEngine
 
@@ -55,6 +56,7 @@ class TakenAway:
         snapshots: the columns and rows of sliding sync's memberships that named the events.
         hanging: the rows that go with the events, by table.
         memberships: what the events' memberships had that does not come with them.
+        members: those of the events that are of members.
         loosened: the tables whose rows pointed to the events' stream orderings.
         tip_parked: the newest position of the room, as sliding sync has it, was an event's.
     """
@@ -64,6 +66,7 @@ class TakenAway:
     snapshots: list[dict[str, Any]]
     hanging: dict[str, list[dict[str, Any]]]
     memberships: list[tuple[Any, ...]]
+    members: list[str]
     loosened: list[str]
     tip_parked: bool
 
@@ -98,14 +101,20 @@ def take_away(
             filled.append(table)
     journal(txn, job_id, action, now_ms, originals.items())
 
-    positions = [row["stream_ordering"] for was in originals.values() for row in was["events"]]
+    # Without rows where one has been purged since it was planned.
+    positions = [r["stream_ordering"] for was in originals.values() for r in was.get("events", ())]
     memberships = [
         (*(row[column] for column in _OF_USERS), row["event_id"])
         for was in originals.values()
         for row in was.get("room_memberships", ())
         if any(row[column] for column in _OF_USERS)
     ]
-    taken = _park(txn, room_id, event_ids, positions, memberships)
+    members = [
+        event_id
+        for event_id, was in originals.items()
+        if any(row["type"] == EventTypes.Member for row in was.get("state_events", ()))
+    ]
+    taken = _park(txn, room_id, event_ids, positions, memberships, members)
     # SQLite's search table has no index on event ids: not asked where nothing can be found.
     searched = event_ids if isinstance(txn.database_engine, PostgresEngine) else damaged
     if searched:
@@ -115,12 +124,15 @@ def take_away(
     return taken
 
 
-def put_back(txn: LoggingTransaction, taken: TakenAway) -> None:
+def put_back(txn: LoggingTransaction, taken: TakenAway) -> list[str]:
     """Restores what referred to the events, now that they are stored anew.
 
     Args:
         txn: the transaction that took them away.
         taken: what `take_away` gave.
+
+    Returns:
+        The users of whose membership the current state knows only now.
     """
     for table in taken.loosened:
         txn.execute(
@@ -148,6 +160,30 @@ def put_back(txn: LoggingTransaction, taken: TakenAway) -> None:
         txn.execute_batch(
             f"UPDATE room_memberships SET {columns} WHERE event_id = ?", taken.memberships
         )
+    return _note_memberships(txn, taken.members) if taken.members else []
+
+
+def _note_memberships(txn: LoggingTransaction, event_ids: Collection[str]) -> list[str]:
+    """Notes memberships in the current state that it has had without them.
+
+    Synapse does so where an entry changes, by what `room_memberships` has at that moment
+    (`PersistEventsStore._update_current_state_txn`, read in Synapse 1.151.0 and 1.163.2), and
+    that was nothing yet if the state came from another server.
+    """
+    clause, args = make_in_list_sql_clause(txn.database_engine, "event_id", event_ids)
+    txn.execute(
+        f"SELECT state_key FROM current_state_events WHERE membership IS NULL AND {clause}", args
+    )
+    users = [user_id for (user_id,) in txn]
+    if users:
+        txn.execute(
+            "UPDATE current_state_events SET membership ="
+            " (SELECT m.membership FROM room_memberships AS m"
+            "  WHERE m.event_id = current_state_events.event_id)"
+            f" WHERE membership IS NULL AND {clause}",
+            args,
+        )
+    return users
 
 
 def _park(
@@ -156,6 +192,7 @@ def _park(
     event_ids: Collection[str],
     positions: Sequence[int],
     memberships: list[tuple[Any, ...]],
+    members: list[str],
 ) -> TakenAway:
     """Loosens what refers to the events by a foreign key, so that their rows can go."""
     extremities = [
@@ -194,7 +231,9 @@ def _park(
     )
     tip_parked = txn.rowcount > 0
     hanging = {table: _select(txn, table, "event_id", event_ids) for table in _HANGING}
-    return TakenAway(room_id, extremities, snapshots, hanging, memberships, loosened, tip_parked)
+    return TakenAway(
+        room_id, extremities, snapshots, hanging, memberships, members, loosened, tip_parked
+    )
 
 
 def restore_extremities(txn: LoggingTransaction, event_ids: Collection[str]) -> None:

@@ -76,11 +76,28 @@ class SynapseUndoReader(UndoReader):
 
     @override
     async def stateless(self, repair: RepairJob, events: Done) -> list[str]:
-        # Nothing refers to these groups any more: whatever tidies up may take them away.
-        found: list[str] = []
+        groups = await self.groups_before(repair, events)
+        rows = await self._database.rows_of(
+            "state_groups", "SELECT id FROM state_groups WHERE", {*groups.values()}, "id"
+        )
+        stored = {group for (group,) in rows}
+        return sorted(event_id for event_id, group in groups.items() if group not in stored)
+
+    async def groups_before(self, repair: RepairJob, events: Done) -> dict[str, int]:
+        """The state groups that events had before a repair, by event.
+
+        Nothing refers to some of them any more: whatever tidies up may take those away.
+
+        Args:
+            repair: the repair.
+            events: what it did with them.
+        """
+        found: dict[str, int] = {}
         for ids in batches(events, _AT_ONCE):
-            found += await self._database.run("stateless", _stateless, repair.job_id, ids, events)
-        return sorted(found)
+            found |= await self._database.run(
+                "groups_before", _groups_before, repair.job_id, ids, events
+            )
+        return found
 
     @override
     async def obstacle(self, repair: RepairJob, events: Done) -> RepairError | None:
@@ -163,16 +180,12 @@ def _not_outliers(txn: LoggingTransaction, job_id: str, event_ids: Sequence[str]
     ]
 
 
-def _stateless(
+def _groups_before(
     txn: LoggingTransaction, job_id: str, event_ids: Sequence[str], events: Done
-) -> list[str]:
-    groups = dict(originals(txn, job_id, event_ids, Action.RESTATE.value))
+) -> dict[str, int]:
+    groups: dict[str, int] = dict(originals(txn, job_id, event_ids, Action.RESTATE.value))
     for action in (Action.RECEIVE, Action.REJECT):
         ids = [i for i in event_ids if action in events[i]]
         for event_id, rows in originals(txn, job_id, ids, action.value).items():
             groups.update((event_id, r["state_group"]) for r in rows.get(STATE, ()))
-    stored = {}
-    for group in {*groups.values()}:
-        txn.execute("SELECT 1 FROM state_groups WHERE id = ?", (group,))
-        stored[group] = txn.fetchone() is not None
-    return [event_id for event_id, group in groups.items() if not stored[group]]
+    return groups

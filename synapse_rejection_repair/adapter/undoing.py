@@ -16,7 +16,7 @@ from synapse_rejection_repair.adapter.journal import journal, originals
 from synapse_rejection_repair.adapter.latecomers import Latecomers
 from synapse_rejection_repair.adapter.mending import RoomMending
 from synapse_rejection_repair.adapter.newest import mend_bump_stamp, mend_threads
-from synapse_rejection_repair.adapter.nodes import read_nodes, references
+from synapse_rejection_repair.adapter.nodes import read_nodes
 from synapse_rejection_repair.adapter.relations import redacted_by, restore_relations
 from synapse_rejection_repair.adapter.replaced_state import put_notes_back
 from synapse_rejection_repair.adapter.resolved import ResolvedStates
@@ -32,10 +32,12 @@ from synapse_rejection_repair.adapter.takeaway import (
 from synapse_rejection_repair.adapter.undo_reader import SynapseUndoReader
 from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.dag import in_order
+from synapse_rejection_repair.domain.references import references
 from synapse_rejection_repair.domain.repair import RepairJob
 from synapse_rejection_repair.domain.steps import Action
 from synapse_rejection_repair.domain.undo import STORED_ANEW, UNDO, Done
 from synapse_rejection_repair.errors import RepairError
+from synapse_rejection_repair.errors_undo import StateGone
 from synapse_rejection_repair.ports import Clock
 from synapse_rejection_repair.ports_undo import UndoWriter
 
@@ -69,6 +71,7 @@ class SynapseUndoWriter(UndoWriter):
         clock: Clock,
     ) -> None:
         self._store = hs.get_datastores().main
+        self._state_deletion = hs.get_datastores().state_deletion
         self._database = database
         self._history = history
         self._mending = mending
@@ -87,6 +90,8 @@ class SynapseUndoWriter(UndoWriter):
         async def put_all_back() -> set[str]:
             nonlocal refused
             refused = await self._history.obstacle(repair, events)
+            if refused is None:
+                refused = await self._keep_states(repair, events)
             if refused is not None:
                 return set()
             for ids in batches(children_first, _AT_ONCE):
@@ -99,6 +104,24 @@ class SynapseUndoWriter(UndoWriter):
             await self._mending.mend(job.room_id, put_all_back)
         if refused is not None:
             raise refused
+
+    async def _keep_states(self, repair: RepairJob, events: Done) -> RepairError | None:
+        """Has Synapse keep the states of then for as long as it takes to refer to them again.
+
+        It deletes what nothing refers to some minutes after it has come upon it
+        (`StateDeletionDataStore`, read in Synapse 1.151.0 and 1.163.2).
+
+        Returns:
+            `StateGone`, or `None`.
+        """
+        groups = await self._history.groups_before(repair, events)
+        missing: set[int] = set()
+        for some in batches({*groups.values()}):
+            missing.update(
+                await self._state_deletion.check_state_groups_and_bump_deletion(set(some))
+            )
+        gone = sorted(event_id for event_id, group in groups.items() if group in missing)
+        return StateGone(repair.job_id, tuple(gone)) if gone else None
 
     def _undo(
         self,

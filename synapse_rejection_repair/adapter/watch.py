@@ -15,6 +15,7 @@ from synapse.events import EventBase
 from typing_extensions import override
 
 from synapse_rejection_repair.domain.model import Check
+from synapse_rejection_repair.domain.references import is_id
 from synapse_rejection_repair.domain.watch import Rejection
 from synapse_rejection_repair.ports_watch import RejectionQueue
 
@@ -59,7 +60,7 @@ def extract(record: logging.LogRecord) -> Rejection | None:
         check=_CHECKS.get(str(record.msg)),
         error=_one_line(str(error)),
         ts=int(record.created * 1000),
-        auth_event_ids=tuple(event.auth_event_ids()),
+        auth_event_ids=tuple(i for i in event.auth_event_ids() if is_id(i)),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Collection, Iterable, Sequence, Set
 
 import attr
@@ -10,6 +11,7 @@ from synapse.storage.database import LoggingTransaction
 from typing_extensions import override
 
 from synapse_rejection_repair.adapter.database import Database
+from synapse_rejection_repair.adapter.failures import raise_unless_of_an_event
 from synapse_rejection_repair.adapter.tables import ALERTS, SEEN
 from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.listing import Listing, Page
@@ -25,6 +27,8 @@ from synapse_rejection_repair.domain.watch import (
     roots_behind,
 )
 from synapse_rejection_repair.ports_watch import WatchStore
+
+logger = logging.getLogger(__name__)
 
 KEPT = 1000
 """How many alerts are kept of one room, and how many rejections besides those."""
@@ -50,7 +54,16 @@ class SynapseWatchStore(WatchStore):
 
     @override
     async def record(self, rejections: Sequence[Rejection]) -> None:
-        await self._database.run_beside_others("record_seen", self._record, rejections)
+        try:
+            await self._database.run_beside_others("record_seen", self._record, rejections)
+        except Exception as e:
+            raise_unless_of_an_event(self._database, e)
+            if len(rejections) == 1:
+                # Rather one that is not noticed than none from now on.
+                logger.exception("That %s was rejected is not recorded", rejections[0].event_id)
+                return
+            for rejection in rejections:
+                await self.record([rejection])
 
     def _record(self, txn: LoggingTransaction, rejections: Sequence[Rejection]) -> None:
         ancestry = self._ancestry(txn, rejections)

@@ -40,13 +40,14 @@ _DETAIL = {
     Finding.GAPS: "no part of the room here, though accepted events follow them, or they are"
     " memberships of this server's users: other servers may have them",
     Finding.BAD_CURRENT_STATE: "in the current state, but rejected or missing",
-    Finding.BAD_EXTREMITIES: "forward extremities, but rejected, missing, outliers or followed"
-    " by accepted events",
+    Finding.BAD_EXTREMITIES: "forward extremities, but rejected, soft-failed, missing, outliers"
+    " or followed by accepted events",
     Finding.MISSING_EDGES: "accepted, but without the rows that tie them to the events"
     " before them: what un-rejecting by SQL leaves behind",
     Finding.MISSING_STATE_GROUP: "accepted, but without a state group",
     Finding.MISSING_STATE_ROW: "accepted state events without a row in state_events",
-    Finding.MISSING_MEMBERSHIP: "accepted member events without a row in room_memberships",
+    Finding.MISSING_MEMBERSHIP: "accepted member events whose membership is not noted in"
+    " room_memberships or, if they are in it, in the current state",
     Finding.MISSING_SEARCH: "accepted messages that the search does not find",
     Finding.STATE_MISMATCH: "entries in which the current state differs from what the"
     " forward extremities resolve to",

@@ -106,17 +106,11 @@ def report(
     return PeerReport(tuple(answers), tuple(differences), len(unknown), disagree)
 
 
-def choose(
-    joined: Sequence[str], sender_server: str, unreachable: frozenset[str], count: int
-) -> list[str]:
+def in_turn(joined: Sequence[str], sender_server: str) -> list[str]:
     """The servers to ask: that of the sender, who must hold it, then those longest in the room.
 
     Args:
         joined: the other servers in the room, the longest there first.
         sender_server: the server of the event's sender.
-        unreachable: those that Synapse does not try again yet.
-        count: how many to ask at most.
     """
-    reachable = [s for s in joined if s not in unreachable]
-    ordered = sorted(reachable, key=lambda s: s != sender_server)
-    return ordered[:count]
+    return sorted(joined, key=lambda s: s != sender_server)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 import attr
+
+from synapse_rejection_repair.domain.references import is_id, references
 
 
 class Position(NamedTuple):
@@ -46,21 +47,21 @@ class SourceEvent:
     soft_failed: bool = False
 
     @property
-    def prev_event_ids(self) -> list[str]:
+    def prev_event_ids(self) -> tuple[str, ...]:
         """The events that it says it follows."""
-        return _references(self.pdu, "prev_events")
+        return references(self.pdu or {}, "prev_events")
 
     @property
-    def auth_event_ids(self) -> list[str]:
+    def auth_event_ids(self) -> tuple[str, ...]:
         """The events that it cites as its authority."""
-        return _references(self.pdu, "auth_events")
+        return references(self.pdu or {}, "auth_events")
 
     @property
     def replaces(self) -> str | None:
         """The event in whose place in the state it came, as the source noted it."""
         unsigned = None if self.pdu is None else self.pdu.get("unsigned")
         replaced = unsigned.get("replaces_state") if isinstance(unsigned, dict) else None
-        return replaced if _is_id(replaced) else None
+        return replaced if is_id(replaced) else None
 
     @property
     def encrypted(self) -> bool:
@@ -78,24 +79,6 @@ class SourceEvent:
         if pdu.get("type") == "m.room.member":
             return isinstance(key, str) and key.endswith(f":{server_name}")
         return pdu.get("type") == "m.room.history_visibility" and key == ""
-
-
-def _references(pdu: Mapping[str, Any] | None, field: str) -> list[str]:
-    # Room versions 1 and 2 have pairs of an id and a hash.
-    found = [] if pdu is None else pdu.get(field)
-    if not isinstance(found, list):
-        return []
-    ids = [r[0] if isinstance(r, list) and r else r for r in found]
-    return [i for i in ids if _is_id(i)]
-
-
-def _is_id(value: object) -> TypeGuard[str]:
-    # No database can be asked for NUL or lone surrogates.
-    return (
-        isinstance(value, str)
-        and "\0" not in value
-        and not any("\ud800" <= character <= "\udfff" for character in value)
-    )
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)

@@ -26,17 +26,17 @@ _AS_REJECTED = Verdict(Outcome.REJECT)
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)
 class HeldBack:
-    """A soft-failed event that is decided on once all others are.
+    """An event on whose soft failure is decided once all else is.
 
     Attributes:
-        node: the event.
+        node: the event: soft-failed, or rejected and, by what the walk has seen, to be soft-failed.
         before: the state before it, `None` if it is not known.
         restated: its stored state is not the right one, whatever is decided.
     """
 
     node: Node
     before: StateRef | None
-    restated: bool
+    restated: bool = False
 
 
 class Walk:
@@ -118,7 +118,10 @@ class Walk:
         self.steps.add(node, action, verdict, state_before=found.theirs)
         if verdict.accepted:
             self._events.accept(node, found.before)
-            if not verdict.soft_failed and not node.outlier:
+            if verdict.soft_failed and found.theirs is None:
+                # The walk goes by the DAG, and looks at states that it has yet to mend.
+                self.held_back.append(HeldBack(node, found.before))
+            elif not verdict.soft_failed and not node.outlier:
                 self._extremities.accept(node)
         elif not node.damaged:
             await self._stays_rejected(node, found.before)

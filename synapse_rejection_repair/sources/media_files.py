@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -49,9 +48,13 @@ class MediaFolder(MediaFiles):
         return self._check(thumbnail.path, thumbnail.length, thumbnail.type)
 
     @override
-    def copy(self, path: Sequence[str], into: BinaryIO) -> None:
+    def copy(self, path: Sequence[str], into: BinaryIO) -> str:
+        digest = hashlib.sha256()
         with self._resolve(path).open("rb") as file:
-            shutil.copyfileobj(file, into, _CHUNK)
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+                into.write(chunk)
+        return digest.hexdigest()
 
     def _resolve(self, path: Sequence[str]) -> Path:
         if not all(_PART.fullmatch(part) for part in path):

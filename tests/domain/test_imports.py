@@ -71,13 +71,16 @@ def test_references_of_all_room_versions() -> None:
     def event(**pdu: object) -> SourceEvent:
         return SourceEvent("$e", BEGINNING, dict(pdu))
 
-    assert event(prev_events=["$a", "$b"]).prev_event_ids == ["$a", "$b"]
-    assert event(prev_events=[["$a", {"sha256": "x"}]]).prev_event_ids == ["$a"]
-    assert event(auth_events=[1, None, [], {}, "$a"]).auth_event_ids == ["$a"]
+    assert event(prev_events=["$a", "$b"]).prev_event_ids == (
+        "$a",
+        "$b",
+    )
+    assert event(prev_events=[["$a", {"sha256": "x"}]]).prev_event_ids == ("$a",)
+    assert event(auth_events=[1, None, [], {}, "$a"]).auth_event_ids == ("$a",)
     odd: list[object] = [None, "x", {}, 3]
     for nonsense in odd:
-        assert event(prev_events=nonsense).prev_event_ids == []
-    assert SourceEvent("$e", BEGINNING, None).auth_event_ids == []
+        assert event(prev_events=nonsense).prev_event_ids == ()
+    assert SourceEvent("$e", BEGINNING, None).auth_event_ids == ()
 
 
 def test_children_wait_for_their_parents() -> None:

@@ -406,6 +406,25 @@ def test_soft_failure_is_decided_by_what_was_known_then() -> None:
     assert plan.extremities == {"T", "Z"}
 
 
+def test_soft_failure_is_not_decided_by_a_state_that_is_still_to_be_mended() -> None:
+    # M was accepted, with a state in which carol has no power yet: that is a part of the error.
+    world = _received(
+        "X*[power_levels] <- P cites P; T[topic] <- X cites X by @carol:b; A <- X cites P;"
+        "M <- T,A cites P",
+        {"X": ("@alice:a", "@carol:b")},
+        sabotage=True,
+        soft_fails=True,
+    )
+    assert {i for i, node in world.nodes.items() if node.rejected} == {"X", "T"}
+    plan = world.plan()
+    assert {s.node.event_id: s.verdict.soft_failed for s in plan.verdicts} == {
+        "X": False,
+        "T": False,
+    }
+    world.repair()
+    assert (world.extremities, world.soft_failed) == ({"M"}, set())
+
+
 def test_verdicts_of_roots_are_those_of_the_plan() -> None:
     world = erring(
         "X*[power_levels] <- P cites P; A <- X cites X; H[topic] <- A cites P by @mallory:a;"

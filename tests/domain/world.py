@@ -32,6 +32,7 @@ from synapse_rejection_repair.domain.plan import Plan
 from synapse_rejection_repair.domain.repair import RepairJob, RepairProgress, RepairRequest
 from synapse_rejection_repair.domain.scope import Scope
 from synapse_rejection_repair.domain.steps import Action, Step
+from synapse_rejection_repair.domain.tips import Spell
 from synapse_rejection_repair.jobs import RepairRunner
 from synapse_rejection_repair.planner import Planner
 from synapse_rejection_repair.ports import Checker, StateLookup
@@ -339,6 +340,17 @@ class World:
             for child, prevs in self.edges.items()
             if self.nodes[child].rejected is None and not {*prevs}.isdisjoint(event_ids)
         ]
+
+    async def spells(
+        self, facts: RoomFacts, positions: Sequence[int], also: Collection[str]
+    ) -> dict[str, Spell]:
+        found = {i: Spell(n.stream_ordering) for i, n in self.nodes.items() if not n.outlier}
+        for node in self.nodes.values():
+            if node.rejected is None and not node.outlier and node.event_id not in self.soft_failed:
+                for prev in node.prev_event_ids:
+                    if prev in found and node.stream_ordering < found[prev].until:
+                        found[prev] = attr.evolve(found[prev], until=node.stream_ordering)
+        return found
 
     async def followed(self, event_ids: Collection[str]) -> set[str]:
         return {

@@ -429,6 +429,13 @@ def inconsistencies(server: Server, room_id: str) -> dict[str, list[Row]]:
             " WHERE f.room_id = ? AND (e.event_id IS NULL OR e.outlier OR r.event_id IS NOT NULL)",
             room_id,
         ),
+        "memberships in the current state": (
+            "SELECT c.state_key, c.membership, m.membership FROM current_state_events AS c"
+            " LEFT JOIN room_memberships AS m ON m.event_id = c.event_id"
+            " WHERE c.room_id = ? AND c.type = 'm.room.member'"
+            " AND (c.membership IS NULL OR m.membership IS NULL OR c.membership <> m.membership)",
+            room_id,
+        ),
         "sliding sync's newest event": (
             "SELECT s.event_stream_ordering, m.newest FROM sliding_sync_joined_rooms AS s,"
             " (SELECT MAX(stream_ordering) AS newest FROM events LEFT JOIN rejections AS r"

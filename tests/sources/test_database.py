@@ -201,7 +201,7 @@ def test_what_is_said_of_an_event(place: Any) -> None:
     old.event("$child", 6, 6)
     old.statements.append("INSERT INTO rejections VALUES ('$no', 'auth_error', '1')")
     a, b, c, d, no, child = old.opened_on(place).history("!r:x", BEGINNING, 9)
-    assert a.encrypted and a.state_group == 4 and a.prev_event_ids == ["$0"]
+    assert a.encrypted and a.state_group == 4 and a.prev_event_ids == ("$0",)
     assert (b.pdu, b.soft_failed, c.pdu, c.soft_failed, d.pdu) == (None, True, None, False, None)
     assert (no.rejected, child.rejected) == (True, False)
 
