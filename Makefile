@@ -59,7 +59,7 @@ demo: $(VENV)/.stamp
 	$(VENV)/bin/python -m demo
 
 clean:
-	rm -rf $(VENV) $(VENV_OLDEST) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV_OLDEST) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 # Print what they measure, from one run; docs/performance.md says what it was on one machine.
 bench: $(VENV)/.stamp

@@ -18,16 +18,33 @@ from synapse_rejection_repair.ports_imports import Foretold, ImportTarget, Sourc
 _LOOKED_AT = 500
 """How many events are read and compared at a time."""
 
-_AUTH = (Skip.AUTH_EVENTS, Skip.STATE_BEFORE, Skip.MISSING_AUTH_EVENTS)
-
-_SIGNATURE = (Skip.BAD_SIGNATURE, Skip.UNKNOWN_KEY)
+COUNTED = {
+    "rejected": (Skip.REJECTED_BY_SOURCE,),
+    "bad_hash": (Skip.BAD_EVENT_ID,),
+    "bad_signature": (Skip.BAD_SIGNATURE, Skip.UNKNOWN_KEY),
+    "unreadable": (Skip.MISSING_JSON, Skip.MALFORMED, Skip.OTHER_ROOM),
+    "fails_auth": (Skip.AUTH_EVENTS, Skip.STATE_BEFORE, Skip.MISSING_AUTH_EVENTS),
+}
+"""Which of a summary's counts tells of an event that would not arrive, or only as rejected."""
 
 _IDS = 5000
 """How many ids are compared at a time."""
 
 
 async def require_room(source: Source, target: ImportTarget, name: str, room_id: str) -> str:
-    """The version of a room that can be imported."""
+    """The version of a room that can be imported.
+
+    Args:
+        source: the old database.
+        target: this server.
+        name: what the configuration calls the source.
+        room_id: the room.
+
+    Raises:
+        UnknownSourceRoom: the source has no events of the room.
+        OtherRoomVersion: the source has the room with another version.
+        RepairError: the source cannot be read, or as `ImportTarget.require_room`.
+    """
     version = await target.require_room(room_id)
     if not await source.history(room_id, BEGINNING, 1):
         raise UnknownSourceRoom(name, room_id)
@@ -130,10 +147,7 @@ async def _add(
     there = await source.positions(room_id, prevs - known)
     gaps = prevs - known - there.keys()
     reasons = Counter(s.reason for s in refused)
-    fails_auth = sum(reasons[r] for r in _AUTH)
-    bad_signature = sum(reasons[r] for r in _SIGNATURE)
-    rejected = reasons[Skip.REJECTED_BY_SOURCE]
-    unreadable = len(refused) - reasons[Skip.BAD_EVENT_ID] - bad_signature - fails_auth - rejected
+    counts = {name: sum(reasons[r] for r in group) for name, group in COUNTED.items()}
     hidden = await _hidden_events(source, room_id, server_name, arriving)
     return attr.evolve(
         summary,
@@ -141,12 +155,12 @@ async def _add(
         present=summary.present + len(events) - len(lacking),
         to_import=summary.to_import + len(arriving),
         outliers=summary.outliers + sum(e.event_id in held for e in arriving),
-        rejected=summary.rejected + rejected,
+        rejected=summary.rejected + counts["rejected"],
         soft_failed=summary.soft_failed + sum(e.soft_failed for e in arriving),
-        bad_hash=summary.bad_hash + len(pruned) + reasons[Skip.BAD_EVENT_ID],
-        bad_signature=summary.bad_signature + bad_signature,
-        unreadable=summary.unreadable + unreadable,
-        fails_auth=summary.fails_auth + fails_auth,
+        bad_hash=summary.bad_hash + len(pruned) + counts["bad_hash"],
+        bad_signature=summary.bad_signature + counts["bad_signature"],
+        unreadable=summary.unreadable + counts["unreadable"],
+        fails_auth=summary.fails_auth + counts["fails_auth"],
         gaps=summary.gaps + sum(not gaps.isdisjoint(e.prev_event_ids) for e in arriving),
         encrypted=summary.encrypted + sum(e.encrypted for e in arriving),
         hidden_by_visibility=summary.hidden_by_visibility + hidden,

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import attr
 
 _NAMED = 10
 """How many events an error names at most."""
+
+
+def first_of(event_ids: Sequence[str]) -> str:
+    """Some events by name, and how many more there are: a request may be about a thousand."""
+    more = len(event_ids) - _NAMED
+    return ", ".join(event_ids[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 @attr.s(auto_exc=True, auto_attribs=True)
@@ -48,7 +56,7 @@ class UnknownEvents(RepairError):
     event_ids: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"Not known to this server in room {self.room_id}: {', '.join(self.event_ids)}"
+        return f"Not known to this server in room {self.room_id}: {first_of(self.event_ids)}"
 
 
 @attr.s(auto_exc=True, auto_attribs=True)
@@ -70,7 +78,7 @@ class NotRejected(RepairError):
     event_ids: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"'{self.param}' names events that are not rejected: {', '.join(self.event_ids)}"
+        return f"'{self.param}' names events that are not rejected: {first_of(self.event_ids)}"
 
 
 @attr.s(auto_exc=True, auto_attribs=True)
@@ -199,9 +207,10 @@ class NotStored(RepairError):
     event_ids: tuple[str, ...]
 
     def __str__(self) -> str:
-        more = len(self.event_ids) - _NAMED
-        named = ", ".join(self.event_ids[:_NAMED]) + (f" and {more} more" if more > 0 else "")
-        return f"Synapse failed to store {named}, and its log says why: all the rest is done"
+        return (
+            f"Synapse failed to store {first_of(self.event_ids)}, and its log says why:"
+            " all the rest is done"
+        )
 
 
 @attr.s(auto_exc=True, auto_attribs=True)

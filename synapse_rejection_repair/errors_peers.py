@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attr
 
-from synapse_rejection_repair.errors import RepairError
+from synapse_rejection_repair.errors import RepairError, first_of
 
 
 @attr.s(auto_exc=True, auto_attribs=True)
@@ -41,8 +41,9 @@ class NotHeldElsewhere(RepairError):
     event_ids: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"Server {self.server} does not hold, or has rejected as well: " + ", ".join(
-            self.event_ids
+        return (
+            f"Server {self.server} does not hold, or has rejected as well:"
+            f" {first_of(self.event_ids)}"
         )
 
 

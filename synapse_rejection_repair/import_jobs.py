@@ -56,8 +56,7 @@ class ImportRunner(Runner[ImportRequest, ImportProgress]):
         sources: the old databases.
         target: this server.
         media: brings media along.
-        make_writer: gives a writer for a room, its version, a source and whether to
-            check signatures.
+        make_writer: gives a writer for a room, its version, a source and what is asked for.
         clock: lets the server breathe.
         others_asked: counts what this process is asked that has nothing to do with the module.
     """

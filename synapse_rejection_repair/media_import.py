@@ -16,8 +16,8 @@ from synapse_rejection_repair.domain.media import (
     SkippedMedium,
     SourceMedium,
     references,
-    server_of,
 )
+from synapse_rejection_repair.domain.model import server_of
 from synapse_rejection_repair.domain.source import BEGINNING, SourceEvent
 from synapse_rejection_repair.errors_imports import NoMediaStore
 from synapse_rejection_repair.ports import Clock

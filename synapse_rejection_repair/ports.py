@@ -1,4 +1,4 @@
-"""What the inner rooms ask of the outer: the Protocols that `adapter` implements."""
+"""What the inner layers ask of the outer: the Protocols that `adapter` implements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the import asks of the outer rooms: the Protocols that `adapter` and `sources` implement."""
+"""What the import asks of the outer layers: Protocols that `adapter` and `sources` implement."""
 
 from __future__ import annotations
 
@@ -68,9 +68,6 @@ class Source(Protocol):
 
     async def room_version(self, room_id: str) -> str | None:
         """The room's version, `None` if unknown."""
-
-    async def count(self, room_id: str) -> int:
-        """How many events of the room there are that are no outliers."""
 
     async def ids(
         self, room_id: str, after: Position, limit: int, *, rejected: bool

@@ -1,4 +1,4 @@
-"""What asking other servers asks of the outer rooms: a Protocol that `adapter` implements."""
+"""What asking other servers asks of the outer layers: a Protocol that `adapter` implements."""
 
 from __future__ import annotations
 

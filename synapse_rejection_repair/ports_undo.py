@@ -1,4 +1,4 @@
-"""What undoing asks of the outer rooms: the Protocols that `adapter` implements."""
+"""What undoing asks of the outer layers: the Protocols that `adapter` implements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the watch asks of the outer rooms: the Protocols that `adapter` implements."""
+"""What the watch asks of the outer layers: the Protocols that `adapter` implements."""
 
 from __future__ import annotations
 

@@ -11,7 +11,13 @@ from synapse_rejection_repair.domain.model import Node
 from synapse_rejection_repair.domain.nodes import Union
 from synapse_rejection_repair.domain.plan import Plan
 from synapse_rejection_repair.domain.repair import RepairJob, RepairProgress, RepairRequest
-from synapse_rejection_repair.errors import FactsChanged, InvalidParam, NotRejected, UnknownEvents
+from synapse_rejection_repair.errors import (
+    FactsChanged,
+    InvalidParam,
+    NotRejected,
+    UnknownEvents,
+    first_of,
+)
 from synapse_rejection_repair.errors_peers import NotHeldElsewhere
 from synapse_rejection_repair.planner import Planner
 from synapse_rejection_repair.ports import Clock, FactsReader, RoomReader
@@ -98,7 +104,7 @@ class RepairService:
         beyond = sorted(scope.force - chosen)
         if beyond:
             raise InvalidParam(
-                "force", f"names events that are not among those to repair: {', '.join(beyond)}"
+                "force", f"names events that are not among those to repair: {first_of(beyond)}"
             )
         # What another server says is part of the plan that such a request is bound to.
         if request.fingerprint is not None and request.state_from is None:

@@ -7,8 +7,8 @@ from itertools import chain
 
 import attr
 
+from synapse_rejection_repair.domain.facts import RoomFacts
 from synapse_rejection_repair.domain.model import ACCEPTED, Check, Node, Outcome, Verdict
-from synapse_rejection_repair.domain.plan import RoomFacts
 from synapse_rejection_repair.domain.sorting import sorted_in_pieces
 from synapse_rejection_repair.domain.state import StateRef
 from synapse_rejection_repair.domain.tips import FOREVER, Spell, Tips, with_received

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from synapse_rejection_repair.adapter.audit import differences
+from synapse_rejection_repair import adapter
+from synapse_rejection_repair.adapter.audit import (
+    _EXPECTED,
+    _ON_OBJECTS,
+    differences,
+    unsupported,
+)
 from tests.conftest import MakeServer
 from tests.harness.client import MatrixError
 from tests.harness.installs import OLDEST
@@ -82,6 +92,48 @@ def test_other_synapse(
 
 def test_this_synapse_is_audited() -> None:
     assert differences() == []
+
+
+def _homeserver(persist_events: object, persistence: object, resolution: object) -> Any:
+    return SimpleNamespace(
+        get_datastores=lambda: SimpleNamespace(persist_events=persist_events, databases=[None]),
+        get_storage_controllers=lambda: SimpleNamespace(persistence=persistence),
+        get_state_resolution_handler=lambda: resolution,
+    )
+
+
+def test_what_objects_lack_is_named() -> None:
+    storing = SimpleNamespace(_backfill_id_gen=None), SimpleNamespace(_event_persist_queue=None)
+    cached = SimpleNamespace(_state_cache=SimpleNamespace(_cache={}))
+    assert unsupported(_homeserver(*storing, cached)) is None
+    # A process that stores no events, and a Synapse without that cache.
+    assert unsupported(_homeserver(None, None, SimpleNamespace())) is None
+    lacking = SimpleNamespace()
+    refused = unsupported(_homeserver(lacking, lacking, SimpleNamespace(_state_cache=lacking)))
+    assert refused is not None
+    for name in ("_backfill_id_gen", "_event_persist_queue", "_cache"):
+        assert f"SimpleNamespace.{name} is missing" in str(refused)
+
+
+UNAUDITED = {
+    # Without it there is no homeserver to audit.
+    "_hs",
+    # Not in every Synapse, and asked for before it is used.
+    "_apply_existing_redaction_txn",
+}
+
+
+def test_what_is_private_is_audited() -> None:
+    audited = {name.rpartition(".")[2] for _, name, _ in _EXPECTED} | {n for _, n in _ON_OBJECTS}
+    used = {
+        node.attr
+        for path in Path(adapter.__path__[0]).glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and re.match("_[^_]", node.attr)
+        and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
+    }
+    assert used - audited == UNAUDITED
 
 
 @pytest.mark.oldest

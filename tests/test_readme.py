@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shlex
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from http import HTTPStatus
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,9 +23,21 @@ import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
 from synapse_rejection_repair import RejectionRepair
-from synapse_rejection_repair.adapter import alertchannel, metrics
+from synapse_rejection_repair.adapter import alertchannel, metrics, takeaway
+from synapse_rejection_repair.adapter.replaced_state import REPLACED
+from synapse_rejection_repair.adapter.skipped import SKIPPED, SKIPPED_MEDIUM
 from synapse_rejection_repair.adapter.tables import create_tables
 from synapse_rejection_repair.config import AlertConfig, AutoRepairConfig, SourceConfig
+from synapse_rejection_repair.domain.steps import Action
+from synapse_rejection_repair.domain.undo import UNDO
+from synapse_rejection_repair.errors import (
+    NobodyWrites,
+    NotStored,
+    RepairError,
+    StateNotReached,
+    StepFailed,
+)
+from synapse_rejection_repair.errors_imports import MediaNotCopied, NoMediaRepository
 from synapse_rejection_repair.rest.errors import _HTTP
 from tests.harness.client import MatrixError, quoted
 from tests.harness.process import REPOSITORY
@@ -35,6 +49,7 @@ PATHS = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
 DOCUMENTS = {path.name: path.read_text() for path in PATHS}
 README = DOCUMENTS["README.md"]
 CONTRACT = Contract()
+PACKAGE = REPOSITORY / "synapse_rejection_repair"
 
 LONGEST = 120
 """How many characters a line of prose has at most."""
@@ -216,14 +231,33 @@ def test_every_error_code_is_explained() -> None:
     assert set(re.findall(r"`(\w*[A-Z]\w*)`", section)) == set(codes(CONTRACT.document))
 
 
-def test_every_conflict_is_in_the_runbook() -> None:
+def _reasons_of_failed_steps() -> list[str]:
+    source = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    return re.findall(r'StepFailed\([\w.]+, "([^"]+)"\)', source)
+
+
+def test_every_conflict_and_failure_is_in_the_runbook() -> None:
     cells = re.findall(r"`([^`]*)`", " ".join(_first_cells("runbook.md", "## If it fails")))
     patterns = [".*".join(map(re.escape, cell.split("…"))) for cell in cells]
-    for error, (status, _) in _HTTP.items():
-        if status in (HTTPStatus.CONFLICT, HTTPStatus.SERVICE_UNAVAILABLE):
-            fields = attr.fields(error)
-            text = str(error(*(("X",) if "tuple" in str(f.type) else "X" for f in fields)))
-            assert any(len(p) > 9 and re.search(p, text) for p in patterns), text
+    shown = (HTTPStatus.CONFLICT, HTTPStatus.SERVICE_UNAVAILABLE)
+    refused = [error for error, (status, _) in _HTTP.items() if status in shown]
+    # What no request is answered with, a job ends with; but for what the log alone has.
+    ending = set(RepairError.__subclasses__()) - _HTTP.keys() - {NobodyWrites, StepFailed}
+    assert {NotStored, StateNotReached, NoMediaRepository, MediaNotCopied} <= ending
+    texts = [str(StepFailed("X", reason)) for reason in _reasons_of_failed_steps()]
+    assert len(texts) >= 3
+    for error in (*refused, *ending):
+        fields = attr.fields(error)
+        texts.append(str(error(*(("X",) if "tuple" in str(f.type) else "X" for f in fields))))
+    for text in texts:
+        assert any(len(p) > 9 and re.search(p, text) for p in patterns), text
+
+
+def test_every_action_in_the_journal_is_explained() -> None:
+    section = _section("runbook.md", "## How to read the journal").split("| `action` | `orig")[1]
+    explained = {name for row in _rows(section) for name in re.findall(r"`(\w+)`", row)}
+    ours = {REPLACED, SKIPPED, SKIPPED_MEDIUM, UNDO}
+    assert explained == {*(action.value for action in Action), *ours, "import"}
 
 
 def _first_cells(document: str, heading: str) -> list[str]:
@@ -395,6 +429,28 @@ def test_tables_are_listed() -> None:
     listed = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
     dropped = re.findall(r"DROP TABLE (\w+)", README)
     assert len(listed) == 5 and sorted(listed) == sorted(dropped)
+
+
+def test_the_layout_has_every_module() -> None:
+    (layout,) = re.findall(r"^```\n(.*?)^```$", DOCUMENTS["architecture.md"], re.M | re.DOTALL)
+    named = re.findall(r"^  (\S+)", layout, re.MULTILINE)
+    modules = {path.name for path in PACKAGE.glob("*.py")} - {"__init__.py"}
+    modules |= {f"{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py")}
+    for module in modules:
+        assert any(fnmatch(module, name) for name in named), module
+    for name in named:
+        assert any(fnmatch(module, name) for module in modules), name
+
+
+def test_journalled_and_loosened_tables_are_listed() -> None:
+    written = _section("architecture.md", "## What a repair writes").split("\n2. ")[0]
+    journalled, loosened = written.split("What refers to the event")
+    assert {takeaway.STATE, *takeaway.OWN_ROWS} <= set(re.findall(r"`(\w+)`", journalled))
+    # Those that are named where they are written, and those that are named above.
+    source = inspect.getsource(takeaway._park)
+    tables = {*re.findall(r"UPDATE (\w+)", source), *re.findall(r'txn, "(\w+)"', source)}
+    tables |= {*takeaway._ORDERED, *takeaway._HANGING, takeaway._SNAPSHOTS}
+    assert set(re.findall(r"`(\w+)`", loosened)) == tables
 
 
 def test_metrics_exist() -> None:

@@ -1,1 +1,1 @@
-"""The only room that knows Synapse's insides; `adapter.audit` names every symbol it touches."""
+"""The only layer that knows Synapse's insides; `adapter.audit` names every symbol it touches."""

@@ -13,8 +13,8 @@ from synapse_rejection_repair.adapter.arrival_checker import ArrivalChecker, as_
 from synapse_rejection_repair.adapter.checker import EventChecker
 from synapse_rejection_repair.adapter.forecast_states import ForecastStates
 from synapse_rejection_repair.domain.imports import Held, Skip, Skipped
-from synapse_rejection_repair.domain.media import Redaction, server_of
-from synapse_rejection_repair.domain.model import StateIds
+from synapse_rejection_repair.domain.media import Redaction
+from synapse_rejection_repair.domain.model import StateIds, server_of
 from synapse_rejection_repair.domain.source import SourceEvent
 from synapse_rejection_repair.domain.state import StateRef
 from synapse_rejection_repair.ports import Clock, StateReader

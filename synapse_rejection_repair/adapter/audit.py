@@ -7,7 +7,7 @@ that it is called with, as read in Synapse 1.151.0 and 1.163.2.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
@@ -127,6 +127,11 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         ("txn", "room_id"),
     ),
     (
+        "synapse.storage.databases.main.cache",
+        "CacheInvalidationWorkerStore._invalidate_state_caches_and_stream",
+        ("txn", "room_id", "members_changed"),
+    ),
+    (
         "synapse.storage.databases.main.events_worker",
         "EventsWorkerStore.get_events_as_list",
         ("event_ids",),
@@ -165,6 +170,17 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "synapse.handlers.federation_event",
         "FederationEventHandler.on_receive_pdu",
         ("origin", "pdu"),
+    ),
+    (
+        "synapse.handlers.federation_event",
+        "FederationEventHandler.persist_events_and_notify",
+        ("room_id", "event_and_contexts", "backfilled"),
+    ),
+    # Not called: its cache is filled and emptied.
+    (
+        "synapse.storage.databases.main.state",
+        "StateGroupWorkerStore._get_state_group_for_event",
+        ("event_id",),
     ),
     (
         "synapse.storage.controllers.state",
@@ -315,6 +331,17 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("synapse.notifier", "Notifier.notify_replication", ()),
 )
 
+_ON_OBJECTS: tuple[tuple[Callable[[HomeServer], object | None], str], ...] = (
+    (lambda hs: hs.get_datastores().persist_events, "_backfill_id_gen"),
+    (lambda hs: hs.get_storage_controllers().persistence, "_event_persist_queue"),
+    (lambda hs: getattr(hs.get_state_resolution_handler(), "_state_cache", None), "_cache"),
+)
+"""What a class does not show: attributes, each with the object that has it.
+
+Where that is `None`, as what stores events is on a process that stores none, the adapter does not
+ask for it.
+"""
+
 
 def differences() -> list[str]:
     """What of the symbols that the adapter calls is missing or called otherwise here."""
@@ -331,12 +358,22 @@ def unsupported(hs: HomeServer) -> UnsupportedSynapse | None:
     Args:
         hs: the homeserver.
     """
-    found = differences()
+    found = differences() or _lacking(hs)
     if not found and len(hs.get_datastores().databases) > 1:
         found.append(
             "it keeps its state in a database of its own ('databases' in its configuration)"
         )
     return UnsupportedSynapse(tuple(found)) if found else None
+
+
+def _lacking(hs: HomeServer) -> list[str]:
+    """What of the attributes that the adapter uses its objects do not have here."""
+    found = []
+    for get, name in _ON_OBJECTS:
+        owner = get(hs)
+        if owner is not None and not hasattr(owner, name):
+            found.append(f"{type(owner).__module__}.{type(owner).__qualname__}.{name} is missing")
+    return found
 
 
 def _difference(module: str, name: str, parameters: Iterable[str]) -> str | None:

@@ -89,10 +89,10 @@ class Database:
 
         Args:
             desc: what Synapse's metrics and logs call the transaction.
-            *args: what else the function is called with.
-            **kwargs: likewise.
             func: called with the transaction and the arguments; may be called again
                 where the database asks for it, so it must not keep anything in memory.
+            *args: what else the function is called with.
+            **kwargs: likewise.
         """
         result: T = await self.pool.runInteraction(
             f"rejection_repair_{desc}", func, *args, **kwargs
@@ -143,7 +143,7 @@ class Database:
         return await self.run(desc, query)
 
     async def rows_of(
-        self, desc: str, sql: str, ids: Collection[str | int], column: str, *, tail: str = ""
+        self, desc: str, sql: str, ids: Collection[str | int], column: str
     ) -> list[tuple[Any, ...]]:
         """The rows of a query that ends in a list of ids, a batch of ids at a time.
 
@@ -152,14 +152,13 @@ class Database:
             sql: the query up to the condition on the column.
             ids: the ids.
             column: the column that holds them.
-            tail: what follows the condition.
         """
         found: list[tuple[Any, ...]] = []
         # One by one where none is there twice: there may be a hundred thousand.
         once = ids if isinstance(ids, (Set, Mapping)) else dict.fromkeys(ids)
         for batch in batches(once):
             clause, args = self.in_list(column, batch)
-            found += await self.rows(desc, f"{sql} {clause} {tail}", args)
+            found += await self.rows(desc, f"{sql} {clause}", args)
         return found
 
     async def page(

@@ -10,7 +10,7 @@ from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.nodes import read_nodes
 from synapse_rejection_repair.adapter.tables import JOBS, JOURNAL
 from synapse_rejection_repair.domain.gaps import Membership, Missing, stay_began
-from synapse_rejection_repair.domain.model import Node
+from synapse_rejection_repair.domain.model import Node, server_of
 from synapse_rejection_repair.ports import Clock
 
 
@@ -79,7 +79,7 @@ class GapReader:
             "  SELECT 1 FROM event_edges AS ee WHERE ee.prev_event_id = e.event_id)",
             (room_id, f"%:{self.server_name}", floor),
         )
-        ours = [i for i, user_id in rows if user_id.partition(":")[2] == self.server_name]
+        ours = [i for i, user_id in rows if server_of(user_id) == self.server_name]
         nodes = await read_nodes(self.database, [i for i in ours if i not in cited])
         here = await self.here({p for node in nodes.values() for p in node.prev_event_ids})
         return {
@@ -123,7 +123,7 @@ class GapReader:
         return stay_began(
             Membership(depth, stream_ordering, user_id, membership == "join")
             for depth, stream_ordering, user_id, membership in rows
-            if user_id.partition(":")[2] == self.server_name
+            if server_of(user_id) == self.server_name
         )
 
     async def here(self, event_ids: Collection[str]) -> set[str]:

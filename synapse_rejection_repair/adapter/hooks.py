@@ -1,8 +1,7 @@
 """Six places inside Synapse's event persistence at which a repair takes part in its work.
 
-All are methods of one object on the process that writes a room's events, wrapped on
-that object. For rooms and events that no repair has announced, they only look into an empty
-collection.
+All are methods of objects of the process that writes a room's events, wrapped on those objects.
+For rooms and events that no repair has announced, they only look into an empty collection.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from synapse.api.room_versions import KNOWN_ROOM_VERSIONS
 from typing_extensions import override
 
 from synapse_rejection_repair.adapter.database import Database
-from synapse_rejection_repair.domain.model import StateIds
+from synapse_rejection_repair.domain.model import StateIds, server_of
 from synapse_rejection_repair.errors import (
     NotInRoom,
     PartialState,
@@ -124,7 +124,7 @@ class SynapseRooms(RoomReader):
             " AND NOT e.outlier AND r.event_id IS NULL",
             (room_id, stream_ordering),
         )
-        return sorted({sender.partition(":")[2] for (sender,) in rows})
+        return sorted({server_of(sender) for (sender,) in rows})
 
     @override
     async def bad_current_state(self, room_id: str) -> list[str]:

@@ -20,7 +20,7 @@ from synapse_rejection_repair.adapter.nodes import read_nodes
 from synapse_rejection_repair.adapter.stored_events import MALFORMED
 from synapse_rejection_repair.adapter.tables import JOBS, JOURNAL
 from synapse_rejection_repair.domain.model import Node
-from synapse_rejection_repair.domain.plan import Action
+from synapse_rejection_repair.domain.steps import Action
 from synapse_rejection_repair.domain.tips import FOREVER, Spell
 from synapse_rejection_repair.ports import Clock
 

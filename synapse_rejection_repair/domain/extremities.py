@@ -20,7 +20,8 @@ def forward_extremities(
 
     Args:
         stored: the forward extremities as stored.
-        bad: those of them that cannot be one: rejected, missing or outliers.
+        bad: those of them that cannot be one: rejected, soft-failed, missing, outliers, or
+            followed by accepted events.
         received: the events that are accepted, without outliers and soft-failed ones.
         followed: those of the stored extremities and received events that an accepted
             event in the database follows.

@@ -31,7 +31,8 @@ class RoomFacts:
             the old one.
         current_state: the room's current state as stored.
         extremities: the forward extremities as stored.
-        bad_extremities: those of them that are rejected, missing, outliers or followed.
+        bad_extremities: those of them that are rejected, soft-failed, missing, outliers, or
+            followed by accepted events.
         defects: what the room's accepted events lack, by what it is.
         soft_failed: the soft-failed events; those since the first rejection if the room
             was not scanned.

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import attr
 
+from synapse_rejection_repair.domain.model import server_of as server_of
 from synapse_rejection_repair.domain.source import Position
 
 # What the spec allows ("Matrix Content (mxc://) URIs"): a server name, and a media id of
@@ -40,11 +41,6 @@ class Mxc(NamedTuple):
 
     def __str__(self) -> str:
         return f"mxc://{self.server}/{self.media_id}"
-
-
-def server_of(user_id: str) -> str:
-    """A user's server (everything behind the first colon)."""
-    return user_id.partition(":")[2]
 
 
 def references(content: Any) -> set[Mxc]:

@@ -16,6 +16,11 @@ StateIds = Mapping[StateKey, str]
 JsonDict = dict[str, object]
 
 
+def server_of(user_id: str) -> str:
+    """A user's server (everything behind the first colon)."""
+    return user_id.partition(":")[2]
+
+
 class Outcome(str, enum.Enum):
     """What becomes of an event when its checks are run again."""
 
@@ -112,8 +117,8 @@ class Node:
 
     @property
     def server(self) -> str:
-        """The server of the event's sender (everything behind the first colon)."""
-        return self.sender.partition(":")[2]
+        """The server of the event's sender."""
+        return server_of(self.sender)
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True, order=True)

@@ -8,12 +8,11 @@ import attr
 
 from synapse_rejection_repair.domain.borrowed import BorrowedState
 from synapse_rejection_repair.domain.delivery import Deliver, delivered_as_history
-from synapse_rejection_repair.domain.facts import RoomFacts as RoomFacts
+from synapse_rejection_repair.domain.facts import RoomFacts
 from synapse_rejection_repair.domain.gaps import Gap
 from synapse_rejection_repair.domain.model import ACCEPTED, StateChange, StateIds, state_changes
 from synapse_rejection_repair.domain.scope import Scope
-from synapse_rejection_repair.domain.steps import Action as Action
-from synapse_rejection_repair.domain.steps import Step, Steps, as_steps
+from synapse_rejection_repair.domain.steps import Action, Step, Steps, as_steps
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)

@@ -49,11 +49,9 @@ from synapse_rejection_repair.errors_undo import (
     StateGone,
     TouchedSince,
 )
+from synapse_rejection_repair.rest.serialise import MOST_SHOWN
 
 CONFLICT = "M_CONFLICT"
-
-_SHOWN = 1000
-"""How many events an error names at most."""
 
 _HTTP: dict[type[RepairError], tuple[HTTPStatus, str]] = {
     InvalidParam: (HTTPStatus.BAD_REQUEST, Codes.INVALID_PARAM),
@@ -98,5 +96,5 @@ def to_http(error: RepairError) -> SynapseError:
     status, errcode = _HTTP.get(type(error), (HTTPStatus.INTERNAL_SERVER_ERROR, Codes.UNKNOWN))
     more = None
     if isinstance(error, BuiltUpon | EventsGone):
-        more = {"events": list(error.event_ids[:_SHOWN])}
+        more = {"events": list(error.event_ids[:MOST_SHOWN])}
     return SynapseError(status, str(error), errcode, more)

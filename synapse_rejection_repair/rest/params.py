@@ -62,6 +62,10 @@ def _listed(known: Collection[str]) -> str:
 def body(request: SynapseRequest, known: Collection[str]) -> dict[str, object]:
     """A request's JSON object; an empty body is an empty object.
 
+    Args:
+        request: the request.
+        known: the keys that it may use.
+
     Raises:
         InvalidParam: a key is unknown: a mistyped `dryrun` must never run for real.
         SynapseError: the body is no JSON object, or one with a key that is there twice: of a
@@ -89,7 +93,16 @@ def _refuse_repeated(pairs: Sequence[tuple[str, object]]) -> None:
 
 
 def boolean(body: Mapping[str, object], name: str, default: bool) -> bool:
-    """A yes or no in a body."""
+    """A yes or no in a body.
+
+    Args:
+        body: the body.
+        name: the key.
+        default: what holds where the key is not there.
+
+    Raises:
+        InvalidParam: it is neither true nor false.
+    """
     value = body.get(name, default)
     if not isinstance(value, bool):
         raise InvalidParam(name, "must be true or false")
@@ -97,13 +110,23 @@ def boolean(body: Mapping[str, object], name: str, default: bool) -> bool:
 
 
 def whole(body: Mapping[str, object], name: str, least: int, most: int) -> int | None:
-    """A whole number in a body, `None` where it is not given."""
+    """A whole number in a body, `None` where it is not given.
+
+    Args:
+        body: the body.
+        name: the key.
+        least: the least number that is allowed.
+        most: the largest that is.
+
+    Raises:
+        InvalidParam: it is no whole number (as JSON has them: 1.0 is none), or out of bounds.
+    """
     if name not in body:
         return None
     value = body[name]
     if not isinstance(value, int) or isinstance(value, bool):
         raise InvalidParam(name, f"must be a whole number from {least} to {most}")
-    return within(name, value, least, most)
+    return _within(name, value, least, most)
 
 
 PAGE = ("from", "limit", "order_by", "dir")
@@ -116,6 +139,9 @@ def page(params: Mapping[str, str], orders: tuple[str, ...], *, newest_first: bo
         params: the query.
         orders: the fields to sort by, the default first.
         newest_first: the default direction is backwards.
+
+    Raises:
+        InvalidParam: one of its parameters makes no sense.
     """
     order_by = params.get("order_by", orders[0])
     if order_by not in orders:
@@ -136,7 +162,17 @@ def _default(value: int | None, default: int) -> int:
 
 
 def integer(params: Mapping[str, str], name: str, least: int, most: int) -> int | None:
-    """A whole number in a query, `None` where it is not given."""
+    """A whole number in a query, `None` where it is not given.
+
+    Args:
+        params: the query.
+        name: the parameter.
+        least: the least number that is allowed.
+        most: the largest that is.
+
+    Raises:
+        InvalidParam: it is no whole number in decimal digits, or out of bounds.
+    """
     text = params.get(name)
     if text is None:
         return None
@@ -144,42 +180,66 @@ def integer(params: Mapping[str, str], name: str, least: int, most: int) -> int 
     # Bounded before it is converted: Python refuses to read numbers of many digits.
     if not digits.isascii() or not digits.isdigit() or len(digits) > 20:
         raise InvalidParam(name, f"must be a whole number from {least} to {most}")
-    return within(name, int(text), least, most)
+    return _within(name, int(text), least, most)
 
 
-def within(name: str, value: int, least: int, most: int) -> int:
-    """A number that must lie between two others."""
+def _within(name: str, value: int, least: int, most: int) -> int:
     if not least <= value <= most:
         raise InvalidParam(name, f"must be a whole number from {least} to {most}")
     return value
 
 
 def require_in_order(since_ts: int | None, until_ts: int | None) -> None:
-    """Refuses a span of time that ends before it begins."""
+    """Refuses a span of time that ends before it begins.
+
+    Args:
+        since_ts: its begin in milliseconds, `None` for an open one.
+        until_ts: its end, likewise.
+
+    Raises:
+        InvalidParam: it ends before it begins.
+    """
     if since_ts is not None and until_ts is not None and since_ts > until_ts:
         raise InvalidParam("since_ts", "must not be after 'until_ts'")
 
 
 def room_id(value: str) -> str:
-    """A room id from a path.
+    """A room id that a request names, in its path, query or body.
 
     The spec's grammar ("Identifier Grammar", Room IDs): `!`, then anything opaque, in at
     most 255 bytes.
+
+    Args:
+        value: what the request has.
+
+    Raises:
+        InvalidParam: it is no room id.
     """
     return _identifier("room_id", "!", value)
 
 
 def event_id(param: str, value: str) -> str:
-    """An event id from a body.
+    """An event id that a request names, in its path or body.
 
     The spec's grammar ("Identifier Grammar", Event IDs): `$`, then anything opaque, in
     at most 255 bytes.
+
+    Args:
+        param: what the request calls it.
+        value: what the request has.
+
+    Raises:
+        InvalidParam: it is no event id.
     """
     return _identifier(param, "$", value)
 
 
 def job_id(value: str) -> str:
-    """A job's id from a path."""
+    """A job's id from a path, of at most 255 bytes.
+
+    Raises:
+        InvalidParam: no job can have it as its id.
+    """
     if len(value.encode("utf-8", "replace")) > _MAX_ID_BYTES:
         raise InvalidParam("id", f"must have at most {_MAX_ID_BYTES} bytes")
     return _clean("id", value)

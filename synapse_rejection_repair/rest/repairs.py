@@ -34,7 +34,6 @@ _BODY = (
     "plan",
     "state_from",
 )
-_MAX_EVENTS_SHOWN = 1000
 _MAX_CITING_SHOWN = 10
 _MAX_IDS = 1000
 
@@ -94,19 +93,20 @@ def _plan(plan: Plan, state_from: str | None) -> JsonDict:
                 "soft_failed": step.verdict.soft_failed,
                 "was_soft_failed": step.node.soft_failed,
             }
-            for step in islice(plan.verdicts, _MAX_EVENTS_SHOWN)
+            for step in islice(plan.verdicts, serialise.MOST_SHOWN)
         ],
         "events_total": plan.accepted + plan.rejected,
         "states": [serialise.borrowed(one, state_from) for one in plan.borrowed if state_from],
         "gaps": [
             {"event_id": gap.event_id, "cited_by": list(gap.cited_by[:_MAX_CITING_SHOWN])}
-            for gap in plan.gaps[:_MAX_EVENTS_SHOWN]
+            for gap in plan.gaps[: serialise.MOST_SHOWN]
         ],
     }
 
 
 def _repair_request(body: Mapping[str, object]) -> RepairRequest:
-    since_ts, until_ts = _timestamp(body, "since_ts"), _timestamp(body, "until_ts")
+    since_ts = params.whole(body, "since_ts", 0, params.MAX_TS)
+    until_ts = params.whole(body, "until_ts", 0, params.MAX_TS)
     params.require_in_order(since_ts, until_ts)
     event_ids = _event_ids(body, "event_ids")
     if "event_ids" in body and not event_ids:
@@ -117,15 +117,6 @@ def _repair_request(body: Mapping[str, object]) -> RepairRequest:
         fingerprint=_fingerprint(body),
         state_from=_server(body, "state_from"),
     )
-
-
-def _timestamp(body: Mapping[str, object], name: str) -> int | None:
-    if name not in body:
-        return None
-    value = body[name]
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise InvalidParam(name, "must be a time in milliseconds, as a whole number")
-    return params.within(name, value, 0, params.MAX_TS)
 
 
 def _event_ids(body: Mapping[str, object], name: str) -> frozenset[str]:

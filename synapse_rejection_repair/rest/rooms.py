@@ -16,13 +16,10 @@ from synapse_rejection_repair.domain.model import JsonDict
 from synapse_rejection_repair.ports import Clock, ListingReader, RoomReader
 from synapse_rejection_repair.rest import params
 from synapse_rejection_repair.rest.paths import pattern
-from synapse_rejection_repair.rest.serialise import judged, listing, peer_report
+from synapse_rejection_repair.rest.serialise import MOST_SHOWN, judged, listing, peer_report
 
 ROOM_ORDERS = ("room_id", "name", "room_version", "rejected_events", "first_ts", "last_ts")
 REJECTION_ORDERS = ("origin_server_ts", "depth", "event_id", "type", "sender", "reason")
-
-_MOST_SHOWN = 1000
-"""How many soft-failed events a diagnosis shows."""
 
 
 class RoomsServlet(RestServlet):
@@ -99,7 +96,7 @@ def _diagnosis(diagnosis: Diagnosis) -> JsonDict:
         "still_flowing": diagnosis.still_flowing,
         "soft_failed_events": len(diagnosis.soft_failed),
         "soft_failed": [
-            judged(node, verdict) for node, verdict in diagnosis.soft_failed[:_MOST_SHOWN]
+            judged(node, verdict) for node, verdict in diagnosis.soft_failed[:MOST_SHOWN]
         ],
     }
 

@@ -15,8 +15,8 @@ from synapse_rejection_repair.domain.peers import Held, PeerReport
 from synapse_rejection_repair.domain.repair import RepairJob
 
 Row = TypeVar("Row")
-_SHOWN = 1000
-"""How many differences of states are shown at most."""
+MOST_SHOWN = 1000
+"""How many entries are shown at most of a list that has no pages."""
 
 
 def listing(
@@ -117,7 +117,7 @@ def borrowed(state: BorrowedState, server: str) -> JsonDict:
         "server": server,
         "state_differences": [
             {"type": c.type, "state_key": c.state_key, "ours": c.before, "theirs": c.after}
-            for c in state.difference[:_SHOWN]
+            for c in state.difference[:MOST_SHOWN]
         ],
         "differences_total": len(state.difference),
     }
@@ -131,7 +131,7 @@ def peer_report(report: PeerReport) -> JsonDict:
             {"server": a.server, "answer": a.answer.value, "error": a.error} for a in report.answers
         ],
         "state_differences": [
-            {**attr.asdict(d), "servers": list(d.servers)} for d in report.differences[:_SHOWN]
+            {**attr.asdict(d), "servers": list(d.servers)} for d in report.differences[:MOST_SHOWN]
         ],
         "unknown_events": report.unknown,
     }

@@ -15,8 +15,6 @@ from synapse_rejection_repair.rest import params, serialise
 from synapse_rejection_repair.rest.paths import pattern
 from synapse_rejection_repair.undo import UndoService
 
-_MAX_EVENTS_SHOWN = 1000
-
 
 class UndoServlet(RestServlet):
     """`POST /repairs/{repair_id}/undo`: a dry run unless told otherwise."""
@@ -49,7 +47,7 @@ def _plan(plan: UndoPlan) -> JsonDict:
         },
         "events": [
             {"event_id": event_id, "actions": [action.value for action in actions]}
-            for event_id, actions in list(plan.events.items())[:_MAX_EVENTS_SHOWN]
+            for event_id, actions in list(plan.events.items())[: serialise.MOST_SHOWN]
         ],
         "events_total": len(plan.events),
     }

@@ -65,13 +65,6 @@ class SourceDatabase:
         )
         return rows[0][0] if rows else None
 
-    def count(self, room_id: str) -> int:
-        """How many events of the room there are that are no outliers."""
-        ((count,),) = self._connection.query(
-            "SELECT COUNT(*) FROM events WHERE room_id = ? AND NOT outlier", (room_id,)
-        )
-        return int(count)
-
     def ids(
         self, room_id: str, after: Position, limit: int, *, rejected: bool
     ) -> list[tuple[Position, str]]:

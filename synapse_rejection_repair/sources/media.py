@@ -14,6 +14,7 @@ from synapse_rejection_repair.domain.media import (
     SourceThumbnail,
     by_server,
 )
+from synapse_rejection_repair.domain.model import server_of
 from synapse_rejection_repair.sources.connection import Connection, marks
 
 _TYPE = re.compile(r"[\w.+-]+/[\w.+-]+(\s*;[ -~]*)?", re.ASCII)
@@ -60,7 +61,7 @@ class MediaTables:
         """The old server's name, `None` if it never had a user."""
         if self._server_name is None and self._there:
             rows = self._connection.query("SELECT name FROM users WHERE name LIKE '@%:%' LIMIT 1")
-            self._server_name = rows[0][0].partition(":")[2] if rows else None
+            self._server_name = server_of(rows[0][0]) if rows else None
         return self._server_name
 
     def find(self, wanted: Collection[Mxc]) -> dict[Mxc, SourceMedium]:

@@ -86,10 +86,6 @@ class ThreadedSource(Source):
         return await self._run(self._database.room_version, room_id)
 
     @override
-    async def count(self, room_id: str) -> int:
-        return await self._run(self._database.count, room_id)
-
-    @override
     async def ids(
         self, room_id: str, after: Position, limit: int, *, rejected: bool
     ) -> list[tuple[Position, str]]:

@@ -42,12 +42,10 @@ class Schema:
     """What of the things that not every version has is there.
 
     Attributes:
-        version: the schema's version.
         room_versions: `rooms` says which version a room has.
         keys: signing keys are cached in a table that is known.
     """
 
-    version: int
     room_versions: bool
     keys: bool
 
@@ -75,7 +73,6 @@ def examine(connection: Connection) -> Schema:
         if missing:
             raise SchemaRefused(f"its table '{table}' has no column {', '.join(missing)}")
     return Schema(
-        version=version,
         room_versions="room_version" in connection.columns("rooms"),
         keys={"server_name", "key_id", "verify_key"} <= connection.columns("server_signature_keys"),
     )

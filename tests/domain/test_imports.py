@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import attr
 import pytest
 
+from synapse_rejection_repair.comparison import COUNTED
 from synapse_rejection_repair.domain.arrival import WaitingRoom
-from synapse_rejection_repair.domain.imports import ImportProgress, ImportRequest, Skip, Skipped
+from synapse_rejection_repair.domain.imports import (
+    ImportProgress,
+    ImportRequest,
+    Skip,
+    Skipped,
+    Summary,
+)
 from synapse_rejection_repair.domain.source import BEGINNING, Position, SourceEvent
 from synapse_rejection_repair.domain.visibility import hidden_from
 
@@ -28,6 +36,15 @@ def test_progress_is_kept_as_json() -> None:
         assert ImportProgress.from_json(json.loads(json.dumps(one.to_json()))) == one
     request = ImportRequest("old", verify_signatures=True, events_per_second=5)
     assert ImportRequest.from_json(json.loads(json.dumps(request.to_json()))) == request
+
+
+def test_a_summary_counts_every_reason_once() -> None:
+    # What is here in full is no part of a forecast, states are those that the source has, and
+    # nothing is stored.
+    never_foretold = {Skip.REJECTED_HERE, Skip.UNKNOWN_STATE, Skip.UNSTORABLE}
+    counted = Counter(reason for reasons in COUNTED.values() for reason in reasons)
+    assert counted == Counter(set(Skip) - never_foretold)
+    assert COUNTED.keys() <= attr.fields_dict(Summary).keys()
 
 
 def test_progress_counts() -> None:

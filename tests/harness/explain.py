@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +62,21 @@ class Explain:
         self._report = Path(config["report"])
         self._seen: set[str] = set()
         execute, query = LoggingTransaction.execute, SqliteConnection.query
+        execute_batch = LoggingTransaction.execute_batch
 
         def explained(txn: LoggingTransaction, sql: str, parameters: Any = ()) -> None:
             if sql.lstrip().startswith(_EXPLAINED) and _is_ours():
-                if isinstance(txn.database_engine, PostgresEngine):
-                    self._ask_postgres(txn, sql, parameters)
-                else:
-                    self._ask_sqlite(txn.txn, sql)
+                self._ask(txn, sql, parameters)
             execute(txn, sql, parameters)
+
+        def explained_batch(
+            txn: LoggingTransaction, sql: str, args: Iterable[Iterable[Any]]
+        ) -> None:
+            rows = list(args)
+            # All rows are found in the same way.
+            if rows and sql.lstrip().startswith(_EXPLAINED) and _is_ours():
+                self._ask(txn, sql, rows[0])
+            execute_batch(txn, sql, rows)
 
         def explained_source(
             source: SqliteConnection, sql: str, args: Sequence[object] = ()
@@ -79,7 +86,14 @@ class Explain:
             return query(source, sql, args)
 
         LoggingTransaction.execute = explained  # type: ignore[method-assign,assignment]
+        LoggingTransaction.execute_batch = explained_batch  # type: ignore[method-assign,assignment]
         SqliteConnection.query = explained_source  # type: ignore[method-assign,assignment]
+
+    def _ask(self, txn: LoggingTransaction, sql: str, parameters: Any) -> None:
+        if isinstance(txn.database_engine, PostgresEngine):
+            self._ask_postgres(txn, sql, parameters)
+        else:
+            self._ask_sqlite(txn.txn, sql)
 
     def _ask_postgres(self, txn: LoggingTransaction, sql: str, parameters: Any) -> None:
         if self._knows(sql):

@@ -18,11 +18,6 @@ class Install:
 
     python: Path
 
-    @property
-    def available(self) -> bool:
-        """Whether it is there."""
-        return self.python.exists()
-
     @cached_property
     def version(self) -> str:
         """The version of Synapse in it."""
