@@ -36,7 +36,7 @@ EXTREMITIES = "rejection_repair_mend_extremities"
 CURRENT_STATE = "update_current_state"
 FORGET = "rejection_repair_forget_derived"
 TABLES = "rejection_repair_create_tables"
-SAVE = "rejection_repair_save_job"
+CANCELLED = "rejection_repair_cancel_requested"
 LARGE = 240
 SMALL = 40
 AT_ONCE = 100
@@ -462,16 +462,20 @@ class Talker:
 def test_what_is_rejected_while_history_is_delivered(braked: Braked) -> None:
     # All that the room ends with is followed by what is stored as history then.
     room = braked.pair.room("10")
-    damage = make_damage(room, SMALL)
-    braked.hold(3, SAVE)
-    repair_id = start(room.bob, room.room_id, deliver="history")
-    wait_for(lambda: not room.b.rejected(room.room_id), what="all to be stored")
+    r = room.room_id
+    everywhere(room, room.bob.send_message(r, "The last that B has"))
+    lost = [lose_message(room, f"Lost {number}") for number in range(3)]
+    # Between that and the message that the room ends with.
+    braked.hold(1, CANCELLED)
+    repair_id = start(room.bob, r, deliver="history")
+    wait_for(lambda: room.b.rejected(r) == {lost[-1]}, what="the history to be stored")
     hostile = grab(room)
-    assert room.b.rejected(room.room_id) == {hostile}
+    assert room.b.rejected(r) == {lost[-1], hostile}
     braked.release()
     job = finished(room.bob, repair_id)
-    assert (job["status"], job["error"], job["accepted"]) == ("complete", None, len(damage.lost))
-    assert_whole(room, rejected=[hostile])
+    assert (job["status"], job["error"], job["accepted"]) == ("complete", None, 3)
+    assert compare.extremities(room.b, r) == {lost[-1]}
+    assert health(room.bob, r) == {"rejected": 1}
     assert room.b.errors_in_log() == []
 
 
