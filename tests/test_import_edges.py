@@ -413,6 +413,8 @@ def test_texts_that_postgres_cannot_store(request: pytest.FixtureRequest, tmp_pa
         job = world.import_room()
         assert (job["status"], job["skipped"]) == ("complete", {"malformed": len(odd)}), job
         assert theirs - accepted(world.b, world.room_id) == set(odd)
+        gaps = "SELECT event_id FROM event_backward_extremities WHERE room_id = ?"
+        assert world.b.database.query(gaps, world.room_id) == []
         assert world.b.errors_in_log() == []
 
 

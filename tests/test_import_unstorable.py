@@ -94,6 +94,8 @@ def test_the_rest_arrives(request: pytest.FixtureRequest, tmp_path: Path, kind: 
         assert job["imported"] == len(theirs - before - failing)
         assert accepted(b, r) >= theirs - failing
         assert b.rejected(r) == {*as_accepted}
+        gaps = "SELECT event_id FROM event_backward_extremities WHERE room_id = ?"
+        assert b.database.query(gaps, r) == []
         skipped = bob.repair_api("GET", job_path(import_id) + "/skipped")["skipped"]
         assert {s["event_id"]: s["reason"] for s in skipped} == dict.fromkeys(failing, "unstorable")
         assert all("Error" in s["error"] or "Exception" in s["error"] for s in skipped)

@@ -180,10 +180,11 @@ class ArrivalStore:
         return progress.job
 
     async def close_gaps(self, job_id: str) -> None:
-        """Lets nobody ask others for events that an import has decided, and left as outliers.
+        """Lets nobody ask others for events that cannot arrive from anywhere.
 
-        Synapse takes each for a gap again with each event that follows it:
-        `PersistEventsStore._update_backward_extremeties` (read in Synapse 1.151.0 and 1.163.2).
+        Synapse takes each for a gap, and again with each event that follows it, where it is not
+        stored or an outlier: `PersistEventsStore._update_backward_extremeties` (read in Synapse
+        1.151.0 and 1.163.2).
 
         Args:
             job_id: the import.
@@ -192,12 +193,11 @@ class ArrivalStore:
         def close(txn: LoggingTransaction) -> None:
             txn.execute(
                 "SELECT be.event_id, j.original_rows FROM event_backward_extremities AS be"
-                " INNER JOIN events AS e ON e.event_id = be.event_id"
                 f" INNER JOIN {JOURNAL} AS j ON j.event_id = be.event_id"
-                " WHERE be.room_id = ? AND e.outlier AND j.job_id = ? AND j.action = ?",
+                " WHERE be.room_id = ? AND j.job_id = ? AND j.action = ?",
                 (self._room_id, job_id, SKIPPED),
             )
-            left = [i for i, why in txn.fetchall() if Skip(json.loads(why)["reason"]).verdict]
+            left = [i for i, why in txn.fetchall() if Skip(json.loads(why)["reason"]).final]
             if left:
                 delete(txn, "event_backward_extremities", left)
 

@@ -71,9 +71,16 @@ class Skip(str, enum.Enum):
     """Stored as rejected: the authorization rules, against the state before it."""
 
     @property
-    def verdict(self) -> bool:
-        """Whether that is what became of it, and not only what it lacks."""
-        return self in (Skip.REJECTED_BY_SOURCE, Skip.AUTH_EVENTS, Skip.STATE_BEFORE)
+    def final(self) -> bool:
+        """Whether nobody could give us the event in a form that can arrive."""
+        return self in (
+            Skip.REJECTED_BY_SOURCE,
+            Skip.MALFORMED,
+            Skip.OTHER_ROOM,
+            Skip.UNSTORABLE,
+            Skip.AUTH_EVENTS,
+            Skip.STATE_BEFORE,
+        )
 
     @classmethod
     def failing(cls, check: Check | None, *, by_source: bool) -> Skip:
