@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 
 import attr
 
@@ -164,4 +165,21 @@ async def _add(
         gaps=summary.gaps + sum(not gaps.isdisjoint(e.prev_event_ids) for e in arriving),
         encrypted=summary.encrypted + sum(e.encrypted for e in arriving),
         hidden_by_visibility=summary.hidden_by_visibility + hidden,
+        newer=_newer(summary, events, lacking, arriving),
     )
+
+
+def _newer(
+    summary: Summary,
+    events: Sequence[SourceEvent],
+    lacking: Sequence[SourceEvent],
+    arriving: Sequence[SourceEvent],
+) -> int:
+    """How many events would arrive after the last one that is here in full, as far as is known."""
+    new = {e.event_id for e in arriving}
+    if len(lacking) == len(events):
+        # Where nothing is here, nothing is newer than it.
+        return summary.newer + len(new) if summary.present else 0
+    absent = {e.event_id for e in lacking}
+    after = takewhile(lambda e: e.event_id in absent, reversed(events))
+    return sum(e.event_id in new for e in after)

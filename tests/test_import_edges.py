@@ -487,6 +487,23 @@ def test_the_room_goes_on_meanwhile(tmp_path: Path) -> None:
         assert world.b.errors_in_log() == []
 
 
+def test_what_a_alone_has_in_the_end_is_told(tmp_path: Path) -> None:
+    """It arrives as all else does: a dry run says that B had better received it."""
+    with old_world(tmp_path, "11", messages=2) as world:
+        assert world.dry_run()["newer"] == 0
+        world.b.stop()
+        world.a.start()
+        tail = {world.alice.send_message(world.room_id, f"B is down {n}") for n in range(3)}
+        world.a.stop()
+        world.b.start()
+        summary = world.dry_run()
+        assert summary["newer"] == len(tail) < summary["to_import"]
+        job = world.import_room()
+        assert (job["status"], job["imported"]) == ("complete", summary["to_import"])
+        assert accepted(world.b, world.room_id) >= tail
+        assert untouched(world.b, world.bob, world.room_id) == world.facts
+
+
 def test_swapped_and_strange_events(tmp_path: Path) -> None:
     """The JSON of one event under the id of another, and an event of another room."""
     strange: dict[str, str] = {}
