@@ -165,6 +165,7 @@ async def _add(
         gaps=summary.gaps + sum(not gaps.isdisjoint(e.prev_event_ids) for e in arriving),
         encrypted=summary.encrypted + sum(e.encrypted for e in arriving),
         hidden_by_visibility=summary.hidden_by_visibility + hidden,
+        erased=summary.erased + sum(e.erased and not e.is_state for e in arriving),
         newer=_newer(summary, events, lacking, arriving),
     )
 

@@ -66,7 +66,7 @@ class MediaImport:
         out = {*foretold.pruned, *(s.event_id for s in foretold.skipped)}
         for event_id, event in naming.items():
             how = held.get(event_id)
-            if (how is None or not how.in_full) and event_id not in out:
+            if (how is None or not how.in_full) and not (event_id in out or event.erased):
                 contents[event_id] = (event.pdu or {}).get("content")
         for event_id, content in contents.items():
             sender = (naming[event_id].pdu or {}).get("sender")

@@ -93,6 +93,7 @@ def test_the_whole_history_arrives(
             "fails_auth",
             "gaps",
             "hidden_by_visibility",
+            "erased",
             "newer",
         )
         for nothing in zero:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness.client import Client
+from tests.harness.client import Client, quoted
 from tests.harness.database import SqliteDatabase
 from tests.harness.hostile import HostilePeer
 from tests.harness.installs import INSTALLS
@@ -485,6 +485,33 @@ def test_the_room_goes_on_meanwhile(tmp_path: Path) -> None:
         told = world.bob.sync(world.since)["rooms"]["join"][world.room_id]["timeline"]["events"]
         assert [e["event_id"] for e in told] == sent
         assert world.b.errors_in_log() == []
+
+
+@pytest.mark.parametrize("version", ["1", "11"])
+def test_what_users_said_who_had_it_erased(tmp_path: Path, version: str) -> None:
+    """A gives it to nobody who came later, and that is what B's users are."""
+    said: list[str] = []
+
+    def spoil(world: OldWorld) -> None:
+        erika = world.a.register("erika")
+        erika.join(world.room_id)
+        said.append(erika.send_message(world.room_id, "Erased"))
+        said.append(erika.react(world.room_id, world.messages[0], "E"))
+        world.alice.admin("POST", "/v1/deactivate" + quoted(erika.user_id), erase=True)
+        sql = "SELECT 1 FROM erased_users WHERE user_id = ?"
+        wait_for(lambda: world.a.database.query(sql, erika.user_id), what="erika to be erased")
+
+    with old_world(tmp_path, version, messages=2, spoil=spoil) as world:
+        theirs = accepted(world.a, world.room_id)
+        assert world.dry_run()["erased"] == len(said)
+        job = world.import_room()
+        assert (job["status"], job["skipped"]) == ("complete", {})
+        assert accepted(world.b, world.room_id) >= theirs
+        for event_id in said:
+            assert world.bob.event(world.room_id, event_id)["content"] == {}
+        assert world.bob.search("Erased") == []
+        assert world.dry_run()["to_import"] == 0
+        assert states(world.b, theirs) == states(world.a, theirs)
 
 
 def test_what_a_alone_has_in_the_end_is_told(tmp_path: Path) -> None:

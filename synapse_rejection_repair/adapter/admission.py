@@ -166,6 +166,10 @@ def _admit(
             # What was redacted long ago is stored without its content: nothing is lost then.
             pruned = bool(redacted.content != event.content)
             event = redacted
+        if source.erased and not event.is_state():
+            # As the source would have given it to us: `filter_events_for_server` and
+            # `filter_and_transform_events_for_client`, read in Synapse 1.151.0 and 1.163.2.
+            event = prune_event(event)
         validate_event_for_room_version(event)
         why = unstorable(event, postgres=postgres)
         if why is not None:

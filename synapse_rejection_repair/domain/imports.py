@@ -253,6 +253,8 @@ class Summary:
         encrypted: how many of those to import only those can read who kept the keys.
         hidden_by_visibility: how many of those to import no user of this server who is in
             the room may see, by the history visibility at the time.
+        erased: how many of those to import arrive without what their senders said, who have had the
+            source erase it.
         newer: how many of those to import come after all that this server has of the room. They
             would be history all the same: no part of the current state, nor what the room ends
             with.
@@ -272,5 +274,6 @@ class Summary:
     gaps: int = 0
     encrypted: int = 0
     hidden_by_visibility: int = 0
+    erased: int = 0
     newer: int = 0
     media: MediaSummary = attr.Factory(MediaSummary)

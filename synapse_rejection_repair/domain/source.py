@@ -36,6 +36,7 @@ class SourceEvent:
         rejected: the source rejected it.
         outlier: the source holds no state at it.
         soft_failed: the source soft-failed it.
+        erased: its sender has had the source erase what they said: no newcomer was given it since.
     """
 
     event_id: str
@@ -45,6 +46,7 @@ class SourceEvent:
     rejected: bool = False
     outlier: bool = False
     soft_failed: bool = False
+    erased: bool = False
 
     @property
     def prev_event_ids(self) -> tuple[str, ...]:
@@ -62,6 +64,11 @@ class SourceEvent:
         unsigned = None if self.pdu is None else self.pdu.get("unsigned")
         replaced = unsigned.get("replaces_state") if isinstance(unsigned, dict) else None
         return replaced if is_id(replaced) else None
+
+    @property
+    def is_state(self) -> bool:
+        """Whether it says what it is the state of."""
+        return isinstance((self.pdu or {}).get("state_key"), str)
 
     @property
     def encrypted(self) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from typing import Any
 
 from synapse_rejection_repair.domain.batches import batches
+from synapse_rejection_repair.domain.references import is_id
 from synapse_rejection_repair.domain.source import Position, SourceEvent
 from synapse_rejection_repair.sources.connection import Connection, marks
 from synapse_rejection_repair.sources.media import MediaTables
@@ -122,18 +123,36 @@ class SourceDatabase:
         return found
 
     def _events(self, rows: Collection[tuple[Any, ...]]) -> list[SourceEvent]:
+        pdus = [_object(row[3]) for row in rows]
+        erased = self._erased({(pdu or {}).get("sender") for pdu in pdus})
         return [
             SourceEvent(
                 event_id=event_id,
                 position=Position(topological, stream),
-                pdu=_object(text),
+                pdu=pdu,
                 state_group=group,
                 rejected=bool(rejected),
                 outlier=bool(outlier),
                 soft_failed=(_object(metadata) or {}).get("soft_failed") is True,
+                erased=(pdu or {}).get("sender") in erased,
             )
-            for event_id, topological, stream, text, metadata, group, rejected, outlier, _ in rows
+            for pdu, row in zip(pdus, rows, strict=True)
+            for event_id, topological, stream, _, metadata, group, rejected, outlier, _ in [row]
         ]
+
+    def _erased(self, senders: Collection[object]) -> set[str]:
+        """Those of some users who have had themselves erased."""
+        if not self._schema.erased:
+            return set()
+        found: set[str] = set()
+        for some in batches(sender for sender in senders if is_id(sender)):
+            found.update(
+                user_id
+                for (user_id,) in self._connection.query(
+                    f"SELECT user_id FROM erased_users WHERE user_id IN ({marks(some)})", some
+                )
+            )
+        return found
 
     def verify_keys(self, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], str]:
         """The keys that it has cached, by server and key id, in unpadded base64."""

@@ -44,10 +44,12 @@ class Schema:
     Attributes:
         room_versions: `rooms` says which version a room has.
         keys: signing keys are cached in a table that is known.
+        erased: users who had themselves erased are in a table that is known.
     """
 
     room_versions: bool
     keys: bool
+    erased: bool
 
 
 def examine(connection: Connection) -> Schema:
@@ -75,4 +77,5 @@ def examine(connection: Connection) -> Schema:
     return Schema(
         room_versions="room_version" in connection.columns("rooms"),
         keys={"server_name", "key_id", "verify_key"} <= connection.columns("server_signature_keys"),
+        erased="user_id" in connection.columns("erased_users"),
     )
