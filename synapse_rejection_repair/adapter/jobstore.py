@@ -1,4 +1,4 @@
-"""Jobs and their journal, in the module's own tables: the `JobStore` of the inner rooms."""
+"""Jobs and their journal, in the module's own tables: the `JobStore`."""
 
 from __future__ import annotations
 

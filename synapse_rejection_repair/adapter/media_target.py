@@ -31,8 +31,8 @@ from synapse_rejection_repair.domain.media import (
     SkippedMedium,
     SourceMedium,
     by_server,
-    server_of,
 )
+from synapse_rejection_repair.domain.model import server_of
 from synapse_rejection_repair.errors_imports import MediaNotCopied, NoMediaRepository
 from synapse_rejection_repair.ports import Clock
 from synapse_rejection_repair.ports_imports import MediaFiles, MediaTarget

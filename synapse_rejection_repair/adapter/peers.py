@@ -20,7 +20,7 @@ from synapse_rejection_repair.adapter.dag import SynapseDag
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.nodes import read_nodes
 from synapse_rejection_repair.domain.batches import batches
-from synapse_rejection_repair.domain.model import StateIds, StateKey
+from synapse_rejection_repair.domain.model import StateIds, StateKey, server_of
 from synapse_rejection_repair.domain.peers import Held, PeerAnswer, in_turn
 from synapse_rejection_repair.errors import UnknownEvent
 from synapse_rejection_repair.ports import Clock, StateReader
@@ -102,7 +102,7 @@ class SynapsePeers(Peers):
         ]
         found: list[str] = []
         # A room may have many thousands: no more of them are looked up than are needed.
-        for some in batches(in_turn(joined, sender.partition(":")[2]), _AT_ONCE):
+        for some in batches(in_turn(joined, server_of(sender)), _AT_ONCE):
             timings = await self._store.get_destination_retry_timings_batch(some)
             found += [s for s in some if not self._backed_off(timings.get(s))]
             if len(found) >= count:

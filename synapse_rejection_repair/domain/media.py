@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import attr
 
-from synapse_rejection_repair.domain.model import server_of as server_of
 from synapse_rejection_repair.domain.source import Position
 
 # What the spec allows ("Matrix Content (mxc://) URIs"): a server name, and a media id of
