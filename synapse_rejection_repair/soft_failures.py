@@ -21,6 +21,7 @@ _Waiting = tuple[Node, StateRef | None]
 """A soft-failed event, with the state before it."""
 
 _BEFORE = "It was soft-failed before anything was wrong with the room here"
+_SPAM = "A policy server or a module took it for spam when it came"
 _BANNED = "It would have passed when it arrived, but its sender is banned today"
 
 
@@ -96,6 +97,8 @@ class SoftFailureJudge:
         if before is None:
             return _stays("The state before it is not known here")
         verdict = await self.checker.check(node, self.lookup(before), force=False)
+        if verdict.soft_failed:
+            return _stays(_SPAM)
         if not verdict.accepted or tips == {*node.prev_event_ids}:
             return verdict
         state = await self.state_after(tips)

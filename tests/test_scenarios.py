@@ -533,6 +533,19 @@ def test_redactions_that_were_lost(room: Room) -> None:
     no_errors(room)
 
 
+def test_a_reaction_that_was_lost_and_taken_back_since(room: Room) -> None:
+    r, alice = room.room_id, room.alice
+    said = alice.send_message(r, "Said")
+    everywhere(room, said)
+    reaction = lose(room, lambda: alice.react(r, said, "+"), type="m.reaction")
+    everywhere(room, alice.redact(r, reaction))
+    assert room.b.rejected(r) == {reaction}
+    assert repair(room.bob, r)["accepted"] == 1
+    assert differences(room) == {}
+    assert room.bob.relations(r, said, "m.annotation") == []
+    no_errors(room)
+
+
 def test_a_redaction_of_state_that_was_lost_too(room: Room) -> None:
     r, alice = room.room_id, room.alice
     topic = lose_state(room, "m.room.topic", {"topic": "Rude words"})

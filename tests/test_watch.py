@@ -290,26 +290,6 @@ def test_what_is_rejected_is_known_before_anybody_asks(world: World) -> None:
     assert looked_up() == before
 
 
-@newest
-def test_one_that_cannot_be_recorded_keeps_none_from_being_noticed(world: World) -> None:
-    room, database = world.pair.room("11"), world.pair.b.database
-    brake(world.brake, {"transaction": RECORD, "hold": 1})
-    root = world.begin_cascade(room, 1)
-    last = room.alice.send_message(room.room_id, "Rejected as well")
-    room.b.wait_for_event(last)
-    database.execute(
-        "CREATE TRIGGER refused BEFORE INSERT ON rejection_repair_seen"
-        f" WHEN NEW.event_id = '{root}' BEGIN SELECT RAISE(ABORT, 'refused'); END"
-    )
-    try:
-        brake(world.brake)
-        wait_for(lambda: world.recorded(last), what="what came with it to be recorded")
-        assert world.recorded(root) == []
-    finally:
-        database.execute("DROP TRIGGER refused")
-    assert f"{root} was rejected is not recorded" in world.pair.b.log_text()
-
-
 def recorded_of(server: Server, room: Room) -> int:
     """How many rejections are recorded of a room."""
     sql = "SELECT COUNT(*) FROM rejection_repair_seen WHERE room_id = ?"
@@ -365,3 +345,23 @@ def test_the_alerts_are_bounded(world: World) -> None:
     wait_for(lambda: world.recorded(last), what="another rejection to be recorded")
     assert root in alerts() and "$alert-0000" not in alerts()
     assert world.pair.b.errors_in_log() == []
+
+
+@newest
+def test_one_that_cannot_be_recorded_keeps_none_from_being_noticed(world: World) -> None:
+    room, database = world.pair.room("11"), world.pair.b.database
+    brake(world.brake, {"transaction": RECORD, "hold": 1})
+    root = world.begin_cascade(room, 1)
+    last = room.alice.send_message(room.room_id, "Rejected as well")
+    room.b.wait_for_event(last)
+    database.execute(
+        "CREATE TRIGGER refused BEFORE INSERT ON rejection_repair_seen"
+        f" WHEN NEW.event_id = '{root}' BEGIN SELECT RAISE(ABORT, 'refused'); END"
+    )
+    try:
+        brake(world.brake)
+        wait_for(lambda: world.recorded(last), what="what came with it to be recorded")
+        assert world.recorded(root) == []
+    finally:
+        database.execute("DROP TRIGGER refused")
+    assert f"{root} was rejected is not recorded" in world.pair.b.log_text()

@@ -1,4 +1,4 @@
-"""Where Synapse's persistence lets an import take part in its work."""
+"""Where Synapse's persistence lets an import, or a repair, take part in its work."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class ArrivalHooks:
         if not ours:
             return
         self._forget_redacted_relations(txn, ours)
-        if self._replicates:
+        if self._replicates and any(arrival.orderings for arrival in ours.values()):
             self._tell_workers(txn, ours)
         stored: dict[Stored, list[str]] = {}
         for event_id, arrival in ours.items():

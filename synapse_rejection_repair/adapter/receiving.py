@@ -226,7 +226,8 @@ class Receiving:
         ids = [event.event_id for event, _ in pairs]
         orderings = {i: self._orderings[i] for i in ids if i in self._orderings}
         with (
-            self._arrivals.arriving(orderings, orderings, lambda txn, stored: None),
+            # All of them: what was redacted meanwhile relates to nothing any more.
+            self._arrivals.arriving(ids, orderings, lambda txn, stored: None),
             self._hooks.storing_anew(ids, take),
         ):
             await self._door.store(pairs, backfilled=steps[0].backfill)
