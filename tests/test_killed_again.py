@@ -54,7 +54,7 @@ def killed_at_each(braked: Braked, room: Room, moment: str, nth: int) -> tuple[J
     raise AssertionError("it makes no progress")
 
 
-@pytest.mark.parametrize(("moment", "nth"), [("before", 3), ("after", 2), ("after", 5)])
+@pytest.mark.parametrize(("moment", "nth"), [("before", 5), ("after", 2), ("after", 5)])
 @pytest.mark.parametrize(
     "braked", [flavours.NEWEST, Flavour(b="oldest", database="postgres").param()], indirect=True
 )
