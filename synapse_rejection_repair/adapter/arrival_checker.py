@@ -18,7 +18,7 @@ from synapse_rejection_repair.domain.model import (
 )
 from synapse_rejection_repair.domain.remembering import forget_oldest
 
-_REMEMBERED_CASES = 10_000
+_REMEMBERED_CASES = 2_000
 """How many outcomes of the authorization rules are kept in memory."""
 
 _LOOKED_INTO = frozenset(

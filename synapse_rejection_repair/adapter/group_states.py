@@ -12,7 +12,7 @@ from synapse.types.state import StateFilter
 from synapse_rejection_repair.domain.model import StateIds, StateKey
 from synapse_rejection_repair.domain.remembering import forget_oldest
 
-_REMEMBERED = 20_000
+_REMEMBERED = 5_000
 """Of how many state groups, and how many entries of them, something is kept in memory."""
 
 

@@ -11,7 +11,7 @@ from synapse_rejection_repair.domain.remembering import forget_oldest
 from synapse_rejection_repair.domain.source import SourceEvent
 from synapse_rejection_repair.sources.connection import Connection, marks
 
-_REMEMBERED = 20_000
+_REMEMBERED = 5_000
 """Of how many state groups, and how many entries of them, something is remembered."""
 
 _Tracked = tuple["str | None", StateIds]
