@@ -438,35 +438,39 @@ def test_not_once_something_builds_on_a_state_that_was_mended(braked: Braked) ->
     assert_whole(room)
 
 
+def repaired_with_unused_states(room: Room) -> tuple[str, set[int]]:
+    """Damages and repairs a room; gives the repair, and the state groups that it left unused."""
+    states = (
+        "SELECT state_group FROM event_to_state_groups JOIN events USING (event_id)"
+        " WHERE room_id = ?"
+    )
+    make_damage(room, 40)
+    before = room.b.database.query(states, room.room_id)
+    repaired = repair(room.bob, room.room_id)
+    unused = {*before} - {*room.b.database.query(states, room.room_id)}
+    assert unused
+    return repaired["repair_id"], {group for (group,) in unused}
+
+
 def test_not_once_the_old_states_are_gone(braked: Braked) -> None:
     room = braked.pair.room("11")
-    make_damage(room, 40)
-    states = "SELECT state_group FROM event_to_state_groups JOIN events USING (event_id)"
-    before = room.b.database.query(f"{states} WHERE room_id = ?", room.room_id)
-    repaired = repair(room.bob, room.room_id)
-    after = room.b.database.query(f"{states} WHERE room_id = ?", room.room_id)
-    unused = {*before} - {*after}
-    assert unused
-    for (group,) in unused:
+    repair_id, unused = repaired_with_unused_states(room)
+    for group in unused:
         room.b.database.execute("DELETE FROM state_groups WHERE id = ?", group)
-    answer = refused(room.bob, repaired["repair_id"])
+    answer = refused(room.bob, repair_id)
     assert "are no longer stored" in answer["error"]
     assert_whole(room)
 
 
 def test_not_if_the_old_states_go_while_it_begins(braked: Braked) -> None:
     room = braked.pair.room("11")
-    make_damage(room, 40)
-    states = "SELECT state_group FROM event_to_state_groups JOIN events USING (event_id)"
-    before = room.b.database.query(f"{states} WHERE room_id = ?", room.room_id)
-    repaired = repair(room.bob, room.room_id)
-    after = room.b.database.query(f"{states} WHERE room_id = ?", room.room_id)
+    repair_id, unused = repaired_with_unused_states(room)
     # The plan is made by then.
     braked.hold(1, SAVE)
-    job_id = undo(room.bob, repaired["repair_id"], dry_run=False)["repair_id"]
+    job_id = undo(room.bob, repair_id, dry_run=False)["repair_id"]
     held = "SELECT status FROM rejection_repair_jobs WHERE job_id = ?"
     wait_for(lambda: room.b.database.value(held, job_id) == "active", what="the undo to begin")
-    for (group,) in {*before} - {*after}:
+    for group in unused:
         room.b.database.execute("DELETE FROM state_groups WHERE id = ?", group)
     braked.release()
     job = finished(room.bob, job_id)
@@ -476,17 +480,12 @@ def test_not_if_the_old_states_go_while_it_begins(braked: Braked) -> None:
 
 def test_states_that_are_to_be_deleted_are_kept(braked: Braked) -> None:
     room = braked.pair.room("11")
-    make_damage(room, 40)
-    states = "SELECT state_group FROM event_to_state_groups JOIN events USING (event_id)"
-    before = room.b.database.query(f"{states} WHERE room_id = ?", room.room_id)
-    repaired = repair(room.bob, room.room_id)
-    after = room.b.database.query(f"{states} WHERE room_id = ?", room.room_id)
-    unused = {group for (group,) in {*before} - {*after}}
+    repair_id, unused = repaired_with_unused_states(room)
     room.b.database.execute_many(
         "INSERT INTO state_groups_pending_deletion (state_group, insertion_ts) VALUES (?, 1)",
         [(group,) for group in unused],
     )
-    undone(room.bob, repaired["repair_id"])
+    undone(room.bob, repair_id)
     # Synapse would delete what is older than some minutes.
     pending = "SELECT state_group FROM state_groups_pending_deletion WHERE insertion_ts = 1"
     assert unused.isdisjoint(group for (group,) in room.b.database.query(pending))
