@@ -305,16 +305,26 @@ def write_like(world: OldWorld, event_id: str, to: Server, table: str, /, **chan
     ],
 )
 def test_what_was_redacted_since_relates_to_nothing(tmp_path: Path, install: str) -> None:
-    """B has the redactions of a reaction, a reply and an edit before it has these."""
+    """B has the redactions of a reaction, a reply and an edit before it has these.
+
+    It has one of another reaction, too, which counts for nothing: it is in another room.
+    """
     related: list[str] = []
+    kept: list[str] = []
+
+    def spoil(made: OldWorld) -> None:
+        kept.append(made.alice.react(made.room_id, made.messages[3], "👍"))
+        related.extend(relate(made))
+
     with old_world(
         tmp_path,
         "11",
         messages=6,
         b_install=INSTALLS[install],
-        spoil=lambda made: related.extend(relate(made)),
+        spoil=spoil,
     ) as world:
         redact(world, related)
+        world.bob.redact(world.bob.create_room("11"), kept[0])
         job = world.import_room()
         assert (job["status"], job["skipped"]) == ("complete", {}), job
         assert_related_as_in_a(world, related)

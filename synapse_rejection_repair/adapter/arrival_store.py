@@ -73,7 +73,9 @@ class BatchEnd:
     Attributes:
         cursor: the position before which everything is decided.
         left_out: the events that have been skipped, and are not stored.
-        meanwhile: called once nothing but the commit is left, which needs no Python.
+        meanwhile: called, perhaps twice, once storing needs little of Python: on PostgreSQL, which
+            does the work in a process of its own, as it begins, and on SQLite as nothing but the
+            commit is left.
     """
 
     cursor: Position
@@ -168,6 +170,8 @@ class ArrivalStore:
             extend_threads(txn, self._room_id, event_ids)
             progress.note(txn, event_ids)
 
+        if end is not None and not self._database.shared_connection:
+            end.meanwhile()
         with (
             self._hooks.storing_anew(anew, take),
             self._arrivals.arriving(list(events), orderings, stored),

@@ -120,16 +120,18 @@ class ArrivalHooks:
         Synapse does it where the redaction comes in a later transaction or, in newer versions,
         came in an earlier one. In one transaction it looks for relations before it writes them.
         """
-        clause, args = make_in_list_sql_clause(txn.database_engine, "r.redacts", ours)
-        txn.execute(
-            "SELECT DISTINCT r.redacts, e.room_id FROM redactions AS r"
-            " INNER JOIN events AS e ON e.event_id = r.event_id"
-            " INNER JOIN events AS t ON t.event_id = r.redacts AND t.room_id = e.room_id"
-            f" WHERE {clause}",
-            args,
-        )
-        for redacted, room_id in txn.fetchall():
-            self._persist_events._handle_redact_relations(txn, room_id, redacted)
+        clause, args = make_in_list_sql_clause(txn.database_engine, "redacts", ours)
+        txn.execute(f"SELECT redacts, event_id FROM redactions WHERE {clause}", args)
+        pairs = txn.fetchall()
+        if not pairs:
+            return
+        # Not joined: PostgreSQL, where it was never analysed, takes long for that.
+        event_ids = {event_id for pair in pairs for event_id in pair}
+        clause, args = make_in_list_sql_clause(txn.database_engine, "event_id", event_ids)
+        txn.execute(f"SELECT event_id, room_id FROM events WHERE {clause}", args)
+        rooms: dict[str, str] = dict(txn.fetchall())
+        for redacted in {one for one, by in pairs if one in rooms and rooms[one] == rooms.get(by)}:
+            self._persist_events._handle_redact_relations(txn, rooms[redacted], redacted)
 
     def _tell_workers(self, txn: LoggingTransaction, ours: Mapping[str, _Arrival]) -> None:
         """Sends the events to the other processes under the orderings that Synapse gave them.
