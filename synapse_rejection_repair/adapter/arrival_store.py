@@ -73,9 +73,7 @@ class BatchEnd:
     Attributes:
         cursor: the position before which everything is decided.
         left_out: the events that have been skipped, and are not stored.
-        meanwhile: called, perhaps twice, once storing needs little of Python: on PostgreSQL, which
-            does the work in a process of its own, as it begins, and on SQLite as nothing but the
-            commit is left.
+        meanwhile: called once storing needs little of Python, again if a transaction is.
     """
 
     cursor: Position
@@ -154,6 +152,10 @@ class ArrivalStore:
         orderings = dict(zip(ordered, lowest_of(job.progress.reserved, len(ordered)), strict=False))
         progress = _Progress(self._jobs, job, events, orderings, end, now)
         pdus = {i: one.admitted.event for i, one in events.items()}
+        # PostgreSQL works in a process of its own, SQLite alone only as it commits.
+        as_it_commits = self._database.shared_connection
+        if end is not None and not as_it_commits:
+            end.meanwhile()
         if not events:
             await self._database.run("note_import", progress.note, ())
             return progress.job
@@ -169,9 +171,9 @@ class ArrivalStore:
                 complete(txn, job.job_id, "import", now, pdus, completes)
             extend_threads(txn, self._room_id, event_ids)
             progress.note(txn, event_ids)
+            if end is not None and as_it_commits:
+                end.meanwhile()
 
-        if end is not None and not self._database.shared_connection:
-            end.meanwhile()
         with (
             self._hooks.storing_anew(anew, take),
             self._arrivals.arriving(list(events), orderings, stored),
@@ -262,8 +264,6 @@ class _Progress:
         noted = note_skipped(txn, self.job.job_id, self._now_ms, left_out)
         job = attr.evolve(self.job, progress=progress.passed(cursor, noted))
         job = attr.evolve(job, cancel_requested=self._jobs.save_in(txn, job))
-        if end is not None:
-            end.meanwhile()
 
         def commit() -> None:
             self.job = job

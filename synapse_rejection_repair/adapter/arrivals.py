@@ -10,6 +10,7 @@ import attr
 from synapse.server import HomeServer
 from synapse.storage.database import LoggingTransaction, make_in_list_sql_clause
 
+from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.spans import Span, spans_of, together
 
 Stored = Callable[[LoggingTransaction, Collection[str]], None]
@@ -123,13 +124,12 @@ class ArrivalHooks:
         clause, args = make_in_list_sql_clause(txn.database_engine, "redacts", ours)
         txn.execute(f"SELECT redacts, event_id FROM redactions WHERE {clause}", args)
         pairs = txn.fetchall()
-        if not pairs:
-            return
+        rooms: dict[str, str] = {}
         # Not joined: PostgreSQL, where it was never analysed, takes long for that.
-        event_ids = {event_id for pair in pairs for event_id in pair}
-        clause, args = make_in_list_sql_clause(txn.database_engine, "event_id", event_ids)
-        txn.execute(f"SELECT event_id, room_id FROM events WHERE {clause}", args)
-        rooms: dict[str, str] = dict(txn.fetchall())
+        for some in batches({event_id for pair in pairs for event_id in pair}):
+            clause, args = make_in_list_sql_clause(txn.database_engine, "event_id", some)
+            txn.execute(f"SELECT event_id, room_id FROM events WHERE {clause}", args)
+            rooms.update(txn.fetchall())
         for redacted in {one for one, by in pairs if one in rooms and rooms[one] == rooms.get(by)}:
             self._persist_events._handle_redact_relations(txn, rooms[redacted], redacted)
 
