@@ -116,6 +116,49 @@ def test_the_rest_arrives(request: pytest.FixtureRequest, tmp_path: Path, kind: 
         assert inconsistencies(b, r) == {}
 
 
+@pytest.mark.parametrize("kind", DATABASES)
+def test_killed_as_what_failed_is_about_to_be_stored_as_rejected(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
+) -> None:
+    control = tmp_path / "brake.json"
+    failing: list[str] = []
+
+    def spoil(world: OldWorld) -> None:
+        failing.append(world.alice.send_message(world.room_id, "Not as accepted"))
+        world.alice.send_message(world.room_id, "The last")
+
+    with old_world(
+        tmp_path,
+        "11",
+        b_database=database(request, kind),
+        messages=2,
+        modules=lambda a: loads_brake(control, a),
+        spoil=spoil,
+    ) as world:
+        b, r = world.b, world.room_id
+        theirs, before = accepted(world.a, r), accepted(b, r)
+        b.stop()
+        refuse(b, "event_edges", *failing)
+        b.start()
+        older = [i for i in world.order[world.order.index(failing[0]) + 1 :] if i not in before]
+        # All at once, which fails, each older one, that one, which fails, and what is stored in its
+        # stead: where one fails, the next counts for it.
+        nth = 1 + len(older) + 1
+        brake(control, {"transaction": PERSIST, "nth": nth, "kill": "before"})
+        import_id = world.start_import()
+        wait_for(lambda: not b.running, what="the kill")
+        b.kill()
+        assert any(f"{failing[0]} cannot be stored" in line for line in b.errors_in_log())
+        assert b.rejected(r) == set()
+        assert accepted(b, r) == before | {*older}
+        b.start()
+        job = finished(world.bob, import_id)
+        assert (job["status"], job["skipped"]) == ("complete", {"unstorable": 1}), job
+        assert b.rejected(r) == {*failing}
+        assert accepted(b, r) >= theirs - {*failing}
+        assert inconsistencies(b, r) == {}
+
+
 @pytest.mark.parametrize("what", ["too many in a row", "a state that B was given at its join"])
 def test_nothing_is_left_out_that_could_not_be_mended(tmp_path: Path, what: str) -> None:
     refused: list[str] = []
