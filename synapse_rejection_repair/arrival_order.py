@@ -54,9 +54,10 @@ class ArrivalOrder:
         self, page: Sequence[SourceEvent]
     ) -> AsyncIterator[tuple[list[SourceEvent], list[Skipped]]]:
         on_page = {e.event_id: e for e in page}
-        parents = {p for e in page for p in _parents(e)} - on_page.keys()
-        held = await self._target.held({*on_page, *parents})
-        elsewhere = {p for p in parents if p not in held or not held[p].in_full}
+        parents = {e.event_id: _parents(e) for e in page}
+        before = {p for some in parents.values() for p in some} - on_page.keys()
+        held = await self._target.held({*on_page, *before})
+        elsewhere = {p for p in before if p not in held or not held[p].in_full}
         there = await self._source.positions(self._room_id, elsewhere) if elsewhere else {}
         later = {event_id for event_id, position in there.items() if position > self._read}
         batch = _Batch()
@@ -65,7 +66,9 @@ class ArrivalOrder:
             undecided.discard(event.event_id)
             if not self._decide(batch, event, held.get(event.event_id)):
                 unmet = {
-                    p for p in _parents(event) if p in later or p in undecided or p in self._waiting
+                    p
+                    for p in parents[event.event_id]
+                    if p in later or p in undecided or p in self._waiting
                 }
                 if unmet:
                     self._waiting.wait(event.event_id, event.position, unmet)

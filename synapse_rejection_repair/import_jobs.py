@@ -25,12 +25,9 @@ from synapse_rejection_repair.ports_imports import (
 )
 from synapse_rejection_repair.ports_jobs import JobStore, Runner
 
-_PAGE = 100
-"""How many events are read, checked and stored at a time: Synapse stores so many at once."""
-
 _PAGE_BESIDE_OTHERS = 25
 _REST_BESIDE_OTHERS = 1.0
-"""How it is done while somebody else uses the server: so many events at a time, with a rest
+"""How events are stored while somebody else uses the server: so many at a time, with a rest
 after them of so many times as long as they took. Chosen with `bench.imports`: who sends in
 another room is to wait no more than twice as long as when idle.
 """
@@ -155,7 +152,7 @@ class ImportRunner(Runner[ImportRequest, ImportProgress]):
                 if job.cancel_requested:
                     break
                 alone = self.others_asked() == requests
-                arrivals.page = _page(job, _PAGE if alone else _PAGE_BESIDE_OTHERS)
+                arrivals.page = _page(job, writer.at_once if alone else _PAGE_BESIDE_OTHERS)
                 rest = 0.0 if alone else stored_in * _REST_BESIDE_OTHERS
                 requests = self.others_asked()
                 await self.clock.pause(

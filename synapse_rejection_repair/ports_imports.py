@@ -239,7 +239,13 @@ class MediaTarget(Protocol):
 
 
 class ImportWriter(Protocol):
-    """Stores events of one room as history, on the process that writes them."""
+    """Stores events of one room as history, on the process that writes them.
+
+    Attributes:
+        at_once: how many events are best stored at a time while nobody else uses the server.
+    """
+
+    at_once: int
 
     def at_work(self) -> AbstractAsyncContextManager[None]:
         """While it lasts, much is stored."""

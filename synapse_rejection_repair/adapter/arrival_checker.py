@@ -89,10 +89,18 @@ class ArrivalChecker:
         return ACCEPTED
 
     def keep(self, event: EventBase, rejected: bool) -> None:
+        """Takes an event as decided, and ready to be cited, as long as it is remembered."""
+        if event.is_state():
+            self._checker.known.remember(as_rejected(event) if rejected else event)
+
+    def keep_unstored(self, event: EventBase, rejected: bool) -> None:
         """Takes an event as decided, and ready to be cited, before it is stored."""
-        if not event.is_state():
-            return
-        self._checker.known.remember(as_rejected(event) if rejected else event)
+        if event.is_state():
+            self._checker.known.pin(as_rejected(event) if rejected else event)
+
+    def stored(self) -> None:
+        """All that was kept is stored."""
+        self._checker.known.unpin()
 
     def forget(self, event_id: str) -> None:
         """Takes an event that was kept as one that nobody has."""

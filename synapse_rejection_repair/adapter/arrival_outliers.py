@@ -94,9 +94,10 @@ class ArrivalOutliers:
             context = EventContext.for_outlier(self._storage)
             if not verdict.accepted:
                 context.rejected = RejectedReason.AUTH_ERROR
-            self._checker.keep(event, not verdict.accepted)
+            self._checker.keep_unstored(event, not verdict.accepted)
             brought.add(node.event_id)
             pairs.append((event, context))
         if pairs:
             await self._federation.persist_events_and_notify(self._room_id, pairs, backfilled=True)
+        self._checker.stored()
         return [i for i in event_ids if i in unavailable]

@@ -15,8 +15,8 @@ from synapse_rejection_repair.adapter.group_states import GroupStates
 from synapse_rejection_repair.domain.model import StateIds
 from synapse_rejection_repair.domain.remembering import forget_oldest
 
-_REMEMBERED = 5_000
-"""Of how many events the state group is kept in memory."""
+_REMEMBERED = 10_000
+"""Of how many events the state group is kept in memory: more than follow each other in a batch."""
 
 
 class ArrivalStates:

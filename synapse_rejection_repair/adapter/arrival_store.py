@@ -152,13 +152,13 @@ class ArrivalStore:
         orderings = dict(zip(ordered, lowest_of(job.progress.reserved, len(ordered)), strict=False))
         progress = _Progress(self._jobs, job, events, orderings, end, now)
         pdus = {i: one.admitted.event for i, one in events.items()}
-        # PostgreSQL works in a process of its own, SQLite alone only as it commits.
-        as_it_commits = self._database.shared_connection
-        if end is not None and not as_it_commits:
-            end.meanwhile()
         if not events:
             await self._database.run("note_import", progress.note, ())
             return progress.job
+
+        meanwhile = None if end is None else end.meanwhile
+        # PostgreSQL works in a process of its own, SQLite alone only as it commits.
+        begun = None if self._database.shared_connection else meanwhile
 
         def stored(txn: LoggingTransaction, event_ids: Collection[str]) -> None:
             self._require_room(txn)
@@ -171,12 +171,12 @@ class ArrivalStore:
                 complete(txn, job.job_id, "import", now, pdus, completes)
             extend_threads(txn, self._room_id, event_ids)
             progress.note(txn, event_ids)
-            if end is not None and as_it_commits:
-                end.meanwhile()
+            if meanwhile is not None and begun is None:
+                meanwhile()
 
         with (
             self._hooks.storing_anew(anew, take),
-            self._arrivals.arriving(list(events), orderings, stored),
+            self._arrivals.arriving(list(events), orderings, stored, begun),
         ):
             await self._federation.persist_events_and_notify(
                 self._room_id,

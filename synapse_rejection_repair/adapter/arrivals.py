@@ -23,6 +23,7 @@ _RESERVED_AT_ONCE = 10_000
 class _Arrival:
     orderings: Mapping[str, int]
     stored: Stored
+    begun: Callable[[], None] | None
     given: dict[str, int] = attr.Factory(dict)
 
 
@@ -70,7 +71,11 @@ class ArrivalHooks:
 
     @contextmanager
     def arriving(
-        self, event_ids: Collection[str], orderings: Mapping[str, int], stored: Stored
+        self,
+        event_ids: Collection[str],
+        orderings: Mapping[str, int],
+        stored: Stored,
+        begun: Callable[[], None] | None = None,
     ) -> Iterator[None]:
         """While it lasts, storing one of the events is part of an import.
 
@@ -79,8 +84,9 @@ class ArrivalHooks:
             orderings: the stream orderings of those of them that get one.
             stored: called in the transaction that stores them, with those of the events
                 that it stores; may be called again with the same ones.
+            begun: called as each transaction that stores some of them begins to.
         """
-        arrival = _Arrival(orderings, stored)
+        arrival = _Arrival(orderings, stored, begun)
         self._arriving.update(dict.fromkeys(event_ids, arrival))
         try:
             yield
@@ -101,10 +107,14 @@ class ArrivalHooks:
                 arrival.given.setdefault(event.event_id, metadata.stream_ordering)
                 if event.event_id in arrival.orderings:
                     metadata.stream_ordering = arrival.orderings[event.event_id]
+        for begun in {arrival.begun for arrival in ours.values()}:
+            if begun is not None:
+                begun()
         self._persist_txn(txn, **kwargs)
         if not ours:
             return
-        self._forget_redacted_relations(txn, ours)
+        rooms = {event.event_id: event.room_id for event, _ in kwargs["events_and_contexts"]}
+        self._forget_redacted_relations(txn, ours, rooms)
         if self._replicates and any(arrival.orderings for arrival in ours.values()):
             self._tell_workers(txn, ours)
         stored: dict[Stored, list[str]] = {}
@@ -114,19 +124,23 @@ class ArrivalHooks:
             callback(txn, event_ids)
 
     def _forget_redacted_relations(
-        self, txn: LoggingTransaction, ours: Mapping[str, _Arrival]
+        self, txn: LoggingTransaction, ours: Collection[str], rooms: dict[str, str]
     ) -> None:
         """Takes the relations of what is redacted away.
 
         Synapse does it where the redaction comes in a later transaction or, in newer versions,
         came in an earlier one. In one transaction it looks for relations before it writes them.
+
+        Args:
+            txn: the transaction.
+            ours: the events of an import that it stores.
+            rooms: the rooms of all that it stores; takes those of other events.
         """
         clause, args = make_in_list_sql_clause(txn.database_engine, "redacts", ours)
         txn.execute(f"SELECT redacts, event_id FROM redactions WHERE {clause}", args)
         pairs = txn.fetchall()
-        rooms: dict[str, str] = {}
         # Not joined: PostgreSQL, where it was never analysed, takes long for that.
-        for some in batches({event_id for pair in pairs for event_id in pair}):
+        for some in batches({event_id for pair in pairs for event_id in pair} - rooms.keys()):
             clause, args = make_in_list_sql_clause(txn.database_engine, "event_id", some)
             txn.execute(f"SELECT event_id, room_id FROM events WHERE {clause}", args)
             rooms.update(txn.fetchall())

@@ -36,6 +36,7 @@ class DecidedEvents:
         self._version = version
         self._decided: dict[str, bool] = {}
         self._remembered: OrderedDict[str, EventBase] = OrderedDict()
+        self._pinned: dict[str, EventBase] = {}
 
     def decide(self, event_id: str, accepted: bool) -> None:
         """Takes an event as accepted or as rejected from now on."""
@@ -47,9 +48,19 @@ class DecidedEvents:
         self._remembered[event.event_id] = event
         self._remembered.move_to_end(event.event_id)
 
+    def pin(self, event: EventBase) -> None:
+        """As `remember`, for one that can be read nowhere else: it is kept until `unpin`."""
+        self._pinned[event.event_id] = event
+
+    def unpin(self) -> None:
+        """All that was pinned is stored: what is forgotten of it can be read again."""
+        self._remembered.update(self._pinned)
+        self._pinned.clear()
+
     def forget(self, event_id: str) -> None:
         """Takes an event that was remembered for one that is not there, unless it is stored."""
         self._remembered.pop(event_id, None)
+        self._pinned.pop(event_id, None)
 
     def introduce(self, events: Iterable[EventBase]) -> None:
         """Makes events known that are not stored."""
@@ -60,15 +71,14 @@ class DecidedEvents:
         found: dict[str, EventBase] = {}
         missing = []
         for event_id in event_ids:
-            event = self._remembered.get(event_id)
-            if event_id in self.guests:
-                found[event_id] = self.guests[event_id]
-            elif event is None:
-                if is_id(event_id):
-                    missing.append(event_id)
-            else:
+            event = self.guests.get(event_id) or self._pinned.get(event_id)
+            if event is None and event_id in self._remembered:
+                event = self._remembered[event_id]
                 self._remembered.move_to_end(event_id)
+            if event is not None:
                 found[event_id] = event
+            elif is_id(event_id):
+                missing.append(event_id)
         for some in batches(missing, _DECODED_AT_ONCE):
             for stored in await read_stored(self._database, some):
                 accepted = self._decided.get(stored.event_id, stored.reason is None)

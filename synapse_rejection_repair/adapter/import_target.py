@@ -70,8 +70,9 @@ class SynapseImportTarget(ImportTarget):
     async def held(self, event_ids: Collection[str]) -> dict[str, Held]:
         rows = await self._database.rows_of(
             "held",
-            "SELECT e.event_id, e.outlier, r.event_id IS NOT NULL FROM events AS e"
-            " LEFT JOIN rejections AS r ON r.event_id = e.event_id WHERE",
+            "SELECT e.event_id, e.outlier,"
+            " EXISTS (SELECT 1 FROM rejections AS r WHERE r.event_id = e.event_id)"
+            " FROM events AS e WHERE",
             event_ids,
             "e.event_id",
         )

@@ -33,8 +33,12 @@ from synapse_rejection_repair.ports_imports import ImportWriter, Source, StoreBa
 
 logger = logging.getLogger(__name__)
 
-_PER_TRANSACTION = 100
-"""How many events are handed to Synapse at once: as many as it stores in one transaction."""
+_ON_SQLITE = 100
+_ON_POSTGRES = 400
+"""How many events are stored at a time: Synapse stores 100 in a transaction. With more, what is
+done once for all of them costs less (`bench.import_ways`); but on SQLite, whoever comes to ask
+something waits for every transaction that is begun for them.
+"""
 
 _MOST_IN_A_ROW = 10
 """How many may fail to be stored one after the other: with more it is nothing about the events."""
@@ -77,6 +81,7 @@ class SynapseImportWriter(ImportWriter):
         source: Source,
         request: ImportRequest,
     ) -> None:
+        self.at_once = _ON_SQLITE if database.shared_connection else _ON_POSTGRES
         self._database = database
         self._admission = admission
         self._reserve = arrivals.reserve
@@ -175,7 +180,7 @@ class SynapseImportWriter(ImportWriter):
         todo = deque(admitted)
         try:
             while True:
-                while todo and len(pending) < _PER_TRANSACTION:
+                while todo:
                     one = todo[0]
                     held = outliers.get(one.event.event_id)
                     accepted = held is not None and not held.rejected
@@ -189,7 +194,7 @@ class SynapseImportWriter(ImportWriter):
                         continue
                     pending[one.event.event_id] = found
                     self._states.take(one.event.event_id, found.context)
-                    self._checker.keep(one.event, bool(found.context.rejected))
+                    self._checker.keep_unstored(one.event, bool(found.context.rejected))
                     await self._clock.breathe()
                 last = None if todo else end
                 job, again = await self._flush(job, pending, outliers, left_out, last)
@@ -225,7 +230,7 @@ class SynapseImportWriter(ImportWriter):
         """
         try:
             job = await self._store.store(job, pending, outliers, end)
-            self._states.stored()
+            self._all_stored()
             self._in_a_row = 0
             return job, []
         except Exception as e:
@@ -253,7 +258,7 @@ class SynapseImportWriter(ImportWriter):
                     break
         for one in waiting:
             self._forget(one)
-        self._states.stored()
+        self._all_stored()
         if end is not None and not waiting:
             job = await self._store.store(job, {}, outliers, end)
         return job, [one.admitted for one in waiting]
@@ -276,8 +281,12 @@ class SynapseImportWriter(ImportWriter):
             left_out.append(spare.skipped)
             return job
         self._states.take(event.event_id, spare.context)
-        self._checker.keep(event, rejected=True)
+        self._checker.keep_unstored(event, rejected=True)
         return job
+
+    def _all_stored(self) -> None:
+        self._states.stored()
+        self._checker.stored()
 
     def _forget(self, one: Arriving) -> None:
         self._states.forget(one.admitted.event.event_id)
@@ -287,8 +296,9 @@ class SynapseImportWriter(ImportWriter):
         """Those of the events that this server has as outliers."""
         rows = await self._database.rows_of(
             "stored_outliers",
-            "SELECT e.event_id, e.stream_ordering, r.event_id IS NOT NULL FROM events AS e"
-            " LEFT JOIN rejections AS r ON r.event_id = e.event_id WHERE e.outlier AND",
+            "SELECT e.event_id, e.stream_ordering,"
+            " EXISTS (SELECT 1 FROM rejections AS r WHERE r.event_id = e.event_id)"
+            " FROM events AS e WHERE e.outlier AND",
             event_ids,
             "e.event_id",
         )

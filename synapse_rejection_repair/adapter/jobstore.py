@@ -157,7 +157,7 @@ class SynapseJobStore(JobStore[Request, Progress]):
         """
         txn.execute(
             f"UPDATE {JOBS} SET status = ?, progress = ?, error = ?, started_ts = ?,"
-            f" finished_ts = ? WHERE job_id = ? AND {_UNFINISHED}",
+            f" finished_ts = ? WHERE job_id = ? AND {_UNFINISHED} RETURNING cancel_requested",
             (
                 job.status.value,
                 json.dumps(job.progress.to_json()),
@@ -167,9 +167,11 @@ class SynapseJobStore(JobStore[Request, Progress]):
                 job.job_id,
             ),
         )
-        txn.execute(f"SELECT cancel_requested FROM {JOBS} WHERE job_id = ?", (job.job_id,))
-        row = txn.fetchone()
-        return bool(row and row[0])
+        rows = txn.fetchall()
+        if not rows:
+            txn.execute(f"SELECT cancel_requested FROM {JOBS} WHERE job_id = ?", (job.job_id,))
+            rows = txn.fetchall()
+        return any(requested for (requested,) in rows)
 
     @override
     async def cancel_requested(self, job_id: str) -> bool:

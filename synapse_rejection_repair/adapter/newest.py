@@ -66,12 +66,20 @@ def extend_threads(txn: LoggingTransaction, room_id: str, event_ids: Collection[
         room_id: the room.
         event_ids: the events that arrived, replies or not.
     """
-    clause, args = make_in_list_sql_clause(txn.database_engine, "er.event_id", event_ids)
+    clause, args = make_in_list_sql_clause(txn.database_engine, "event_id", event_ids)
     txn.execute(
-        "SELECT e.event_id, e.topological_ordering, e.stream_ordering, er.relates_to_id"
-        " FROM event_relations AS er INNER JOIN events AS e ON e.event_id = er.event_id"
-        f" WHERE er.relation_type = 'm.thread' AND {clause}"
-        " ORDER BY e.topological_ordering, e.stream_ordering",
+        "SELECT event_id, relates_to_id FROM event_relations"
+        f" WHERE relation_type = 'm.thread' AND {clause}",
+        args,
+    )
+    threads = dict(txn.fetchall())
+    if not threads:
+        return
+    # Not joined: PostgreSQL, where it was never analysed, takes long for that.
+    clause, args = make_in_list_sql_clause(txn.database_engine, "event_id", threads)
+    txn.execute(
+        "SELECT event_id, topological_ordering, stream_ordering FROM events"
+        f" WHERE {clause} ORDER BY topological_ordering, stream_ordering",
         args,
     )
     # Not by all of a thread's replies, which may be most of the room.
@@ -80,7 +88,7 @@ def extend_threads(txn: LoggingTransaction, room_id: str, event_ids: Collection[
         " WHERE room_id = ? AND thread_id = ? AND (latest_event_id = ?"
         " OR (topological_ordering, stream_ordering) < (?, ?))",
         [
-            (event_id, *order, room_id, thread_id, event_id, *order)
-            for event_id, *order, thread_id in txn.fetchall()
+            (event_id, *order, room_id, threads[event_id], event_id, *order)
+            for event_id, *order in txn.fetchall()
         ],
     )

@@ -55,9 +55,10 @@ def unstorable(event: EventBase, *, postgres: bool) -> str | None:
         return None
 
     for row in _rows(event, [text for text in texts if text is not None]):
-        if any("\0" in text for text in row):
+        text = "".join(row)
+        if "\0" in text:
             return "PostgreSQL cannot store NUL"
-        if sum(len(text.encode()) for text in row) > _INDEXED_BYTES:
+        if len(text.encode()) > _INDEXED_BYTES:
             return "PostgreSQL cannot index a text as long as it holds"
     return None
 

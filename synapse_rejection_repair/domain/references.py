@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, TypeGuard
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def is_id(value: object) -> TypeGuard[str]:
@@ -11,7 +14,8 @@ def is_id(value: object) -> TypeGuard[str]:
     return (
         isinstance(value, str)
         and "\0" not in value
-        and not any("\ud800" <= character <= "\udfff" for character in value)
+        # Every id of every event is looked at, and nearly all of them are ASCII.
+        and (value.isascii() or _LONE_SURROGATE.search(value) is None)
     )
 
 
