@@ -83,6 +83,57 @@ def test_killed_and_gone_on_with(request: pytest.FixtureRequest, tmp_path: Path,
         read_back(world)
 
 
+@pytest.mark.postgres
+def test_killed_between_the_transactions_of_a_batch(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """On PostgreSQL a batch is larger than what Synapse stores in a transaction."""
+    control = tmp_path / "brake.json"
+
+    def talk(world: OldWorld) -> None:
+        for number in range(250):
+            world.alice.send_message(world.room_id, f"So much to say: {number}")
+
+    with old_world(
+        tmp_path,
+        "11",
+        b_database=database(request, "postgres"),
+        modules=lambda a: loads_brake(control, a),
+        messages=8,
+        spoil=talk,
+    ) as world:
+        theirs, before = accepted(world.a, world.room_id), accepted(world.b, world.room_id)
+        # The first batches, read ahead, are of a few events, lest somebody is waiting.
+        brake(control, {"transaction": PERSIST, "nth": 5, "kill": "before"})
+        import_id = world.start_import()
+        wait_for(lambda: not world.b.running, what="B to be killed")
+        world.b.kill()
+        stored = accepted(world.b, world.room_id) - before
+        assert noted(world.b, import_id) == len(stored)
+        assert inconsistencies(world.b, world.room_id) == {}
+        assert_killed_amid_a_batch(world, import_id, stored)
+
+        world.b.start()
+        job = finished(world.bob, import_id)
+        assert (job["status"], job["skipped"]) == ("complete", {}), job
+        assert job["imported"] == len(theirs - before)
+        compare(world, theirs, theirs - before)
+        assert [e["event_id"] for e in world.bob.messages(world.room_id)] == world.order
+
+
+def assert_killed_amid_a_batch(world: OldWorld, import_id: str, stored: set[str]) -> None:
+    """A whole transaction of events is stored behind what the stopped B's job calls decided."""
+    sql = "SELECT progress FROM rejection_repair_jobs WHERE job_id = ?"
+    cursor = json.loads(world.b.database.value(sql, import_id))["cursor"]
+    behind = world.a.database.query(
+        "SELECT event_id FROM events WHERE room_id = ? AND NOT outlier"
+        " AND (topological_ordering, stream_ordering) > (?, ?)",
+        world.room_id,
+        *cursor,
+    )
+    assert len(stored & {event_id for (event_id,) in behind}) == PER_TRANSACTION
+
+
 def killed_again_and_again(world: OldWorld, control: Path) -> str:
     """Begins an import, kills B before and after it stores batches, and gives the import's id."""
     theirs, before = accepted(world.a, world.room_id), accepted(world.b, world.room_id)
