@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,11 @@ from tests.harness.server import Server
 from tests.harness.waiting import wait_for
 from tests.oldworld import OldWorld, accepted, finished, job_path, old_world, states
 from tests.test_import import database
-from tests.test_import_interrupted import loads_brake, over
+from tests.test_import_interrupted import loads_brake, noted, over
 
 DATABASES = ["sqlite", pytest.param("postgres", marks=[pytest.mark.postgres, pytest.mark.slow])]
+AHEAD = [25, 25, 25]
+"""Of how many events the batches are that are read before the first is stored."""
 MANY = 11
 """More than can fail in a row before it is taken for the database's fault."""
 
@@ -156,6 +159,85 @@ def test_killed_as_what_failed_is_about_to_be_stored_as_rejected(
         assert (job["status"], job["skipped"]) == ("complete", {"unstorable": 1}), job
         assert b.rejected(r) == {*failing}
         assert accepted(b, r) >= theirs - {*failing}
+        assert inconsistencies(b, r) == {}
+
+
+@pytest.mark.postgres
+def test_a_later_transaction_of_a_batch_fails(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """On PostgreSQL a batch is larger than what Synapse stores in a transaction."""
+    control = tmp_path / "brake.json"
+
+    def talk(world: OldWorld) -> None:
+        for number in range(350):
+            world.alice.send_message(world.room_id, f"So much to say: {number}")
+
+    with old_world(
+        tmp_path,
+        "11",
+        b_database=database(request, "postgres"),
+        messages=2,
+        modules=lambda a: loads_brake(control, a),
+        spoil=talk,
+    ) as world:
+        b, bob, r = world.b, world.bob, world.room_id
+        theirs, before = accepted(world.a, r), accepted(b, r)
+        oldest_first = [i for i in reversed(world.order) if i not in before]
+        # Behind what is read ahead in smaller batches, and the first of the large one's hundreds.
+        begins = sum(AHEAD) + 100
+        failing = {oldest_first[begins + 2], oldest_first[begins + 60]}
+        b.stop()
+        refuse(b, "event_edges", *failing)
+        b.start()
+        # The batches ahead, a hundred, another that fails, and two of that one by one.
+        brake(control, {"transaction": PERSIST, "nth": len(AHEAD) + 4, "kill": "before"})
+        import_id = world.start_import()
+        wait_for(lambda: not b.running, what="the kill")
+        b.kill()
+        assert one_by_one(b) == [100]
+        assert accepted(b, r) - before == {*oldest_first[: begins + 1]}
+        assert noted(b, import_id) == begins + 1
+        assert inconsistencies(b, r) == {}
+
+        b.start()
+        job = finished(bob, import_id)
+        assert (job["status"], job["skipped"]) == ("complete", {"unstorable": 2}), job
+        assert job["imported"] == len(theirs - before - failing)
+        # All that is left is of one batch, and the second of them among its first hundred.
+        assert one_by_one(b) == [100, 100]
+        assert accepted(b, r) >= theirs - failing and b.rejected(r) == failing
+        assert states(b, theirs - failing) == states(world.a, theirs - failing)
+        assert inconsistencies(b, r) == {}
+
+
+def one_by_one(server: Server) -> list[int]:
+    """How many events at a time have been stored one by one, as the log tells it."""
+    counts = re.findall(r"(\d+) events of \S+ are stored one by one", server.log_text())
+    return [int(count) for count in counts]
+
+
+@pytest.mark.parametrize("kind", DATABASES)
+def test_it_fails_over_what_is_stored_already(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
+) -> None:
+    control = tmp_path / "brake.json"
+    with old_world(
+        tmp_path,
+        "11",
+        b_database=database(request, kind),
+        messages=6,
+        modules=lambda a: loads_brake(control, a),
+    ) as world:
+        b, r = world.b, world.room_id
+        theirs, before = accepted(world.a, r), accepted(b, r)
+        brake(control, {"transaction": PERSIST, "stumble": 20})
+        job = world.import_room()
+        assert (job["status"], job["skipped"]) == ("complete", {}), job
+        assert job["imported"] == len(theirs - before)
+        assert b.rejected(r) == set() and accepted(b, r) >= theirs
+        assert any("stored one by one" in line for line in b.log_text().splitlines())
+        assert states(b, theirs) == states(world.a, theirs)
         assert inconsistencies(b, r) == {}
 
 

@@ -14,6 +14,7 @@ from synapse_rejection_repair.adapter.arrival_judge import Arriving
 from synapse_rejection_repair.adapter.arrivals import ArrivalHooks
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.ex_outliers import complete
+from synapse_rejection_repair.adapter.failures import raise_unless_of_an_event
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.jobstore import SynapseJobStore
 from synapse_rejection_repair.adapter.newest import extend_threads
@@ -81,6 +82,21 @@ class BatchEnd:
     meanwhile: Callable[[], None]
 
 
+@attr.s(auto_exc=True, auto_attribs=True)
+class NotStored(Exception):
+    """Synapse has failed to store some events, and it may be for something about one of them.
+
+    Attributes:
+        job: the import, with its progress up to there.
+        stored: those of the events that are stored all the same.
+        error: what Synapse has raised.
+    """
+
+    job: ImportJob
+    stored: frozenset[str]
+    error: Exception
+
+
 class ArrivalStore:
     """Stores events of one room, on the process that writes them.
 
@@ -130,6 +146,7 @@ class ArrivalStore:
 
         Raises:
             NotInRoom: the room has been purged meanwhile.
+            NotStored: Synapse, which stores a hundred in a transaction, failed in one of these.
         """
         if not events and end is None:
             return job
@@ -178,11 +195,15 @@ class ArrivalStore:
             self._hooks.storing_anew(anew, take),
             self._arrivals.arriving(list(events), orderings, stored, begun),
         ):
-            await self._federation.persist_events_and_notify(
-                self._room_id,
-                [(one.admitted.event, one.context) for one in events.values()],
-                backfilled=True,
-            )
+            try:
+                await self._federation.persist_events_and_notify(
+                    self._room_id,
+                    [(one.admitted.event, one.context) for one in events.values()],
+                    backfilled=True,
+                )
+            except Exception as e:
+                raise_unless_of_an_event(self._database, e)
+                raise NotStored(progress.job, frozenset(progress.event_ids), e) from e
         return progress.job
 
     async def close_gaps(self, job_id: str) -> None:
@@ -221,6 +242,10 @@ class ArrivalStore:
 class _Progress:
     """An import's progress, as the transactions that store some events note it.
 
+    Attributes:
+        job: the import, with what is committed so far.
+        event_ids: those of the events that are committed.
+
     Args:
         jobs: the imports.
         job: the import as it was before.
@@ -240,16 +265,16 @@ class _Progress:
         now_ms: int,
     ) -> None:
         self.job = job
+        self.event_ids: set[str] = set()
         self._jobs = jobs
         self._events = events
         self._orderings = orderings
         self._end = end
         self._now_ms = now_ms
-        self._stored: set[str] = set()
 
     def note(self, txn: LoggingTransaction, event_ids: Collection[str]) -> None:
         """Notes that some of the events are stored, once their transaction is committed."""
-        new, end = set(event_ids) - self._stored, self._end
+        new, end = set(event_ids) - self.event_ids, self._end
         progress = self.job.progress.stored(
             imported=sum(self._events[i].skipped is None for i in new),
             # Not the lowest so many: others may have stored one of the events on its own.
@@ -258,7 +283,7 @@ class _Progress:
         # With what is stored: read again after a kill, it would be what was rejected here.
         left_out = [one.skipped for i, one in self._events.items() if i in new and one.skipped]
         cursor = None
-        if end is not None and self._stored | new >= self._events.keys():
+        if end is not None and self.event_ids | new >= self._events.keys():
             left_out += end.left_out
             cursor = end.cursor
         noted = note_skipped(txn, self.job.job_id, self._now_ms, left_out)
@@ -267,6 +292,6 @@ class _Progress:
 
         def commit() -> None:
             self.job = job
-            self._stored |= new
+            self.event_ids |= new
 
         txn.call_after(commit)

@@ -15,12 +15,18 @@ from synapse_rejection_repair.adapter.arrival_checker import ArrivalChecker
 from synapse_rejection_repair.adapter.arrival_judge import ArrivalJudge, Arriving
 from synapse_rejection_repair.adapter.arrival_outliers import ArrivalOutliers
 from synapse_rejection_repair.adapter.arrival_states import ArrivalStates
-from synapse_rejection_repair.adapter.arrival_store import ArrivalStore, BatchEnd, Jobs, Outlier
+from synapse_rejection_repair.adapter.arrival_store import (
+    ArrivalStore,
+    BatchEnd,
+    Jobs,
+    NotStored,
+    Outlier,
+)
 from synapse_rejection_repair.adapter.arrivals import ArrivalHooks
 from synapse_rejection_repair.adapter.checker import EventChecker
 from synapse_rejection_repair.adapter.dag import SynapseDag
 from synapse_rejection_repair.adapter.database import Database
-from synapse_rejection_repair.adapter.failures import in_words, raise_unless_of_an_event
+from synapse_rejection_repair.adapter.failures import in_words
 from synapse_rejection_repair.adapter.group_states import GroupStates
 from synapse_rejection_repair.adapter.hooks import PersistenceHooks
 from synapse_rejection_repair.adapter.page_cache import larger_page_cache
@@ -35,14 +41,12 @@ logger = logging.getLogger(__name__)
 
 _ON_SQLITE = 100
 _ON_POSTGRES = 400
-"""How many events are read and verified at a time. With more, what is done once for all of them
-costs less (`bench.import_ways`); on SQLite that gained nothing.
+"""How many events are stored at a time. With more, what is done once for all of them costs less
+(`bench.import_ways`); on SQLite that gained nothing.
 """
 
 _PER_TRANSACTION = 100
-"""How many are handed to Synapse at once: as many as it stores in one transaction, so that of what
-it fails to store, nothing is stored.
-"""
+"""How many Synapse stores in one transaction: among so many is what it has failed to store."""
 
 _MOST_IN_A_ROW = 10
 """How many may fail to be stored one after the other: with more it is nothing about the events."""
@@ -184,7 +188,7 @@ class SynapseImportWriter(ImportWriter):
         todo = deque(admitted)
         try:
             while True:
-                while todo and len(pending) < _PER_TRANSACTION:
+                while todo:
                     one = todo[0]
                     held = outliers.get(one.event.event_id)
                     accepted = held is not None and not held.rejected
@@ -219,7 +223,7 @@ class SynapseImportWriter(ImportWriter):
         left_out: list[Skipped],
         end: BatchEnd | None,
     ) -> tuple[ImportJob, list[Admitted]]:
-        """Stores events at once or, where Synapse fails at that, one by one.
+        """Stores events at once or, those among which Synapse fails, one by one.
 
         Args:
             job: the import.
@@ -232,40 +236,61 @@ class SynapseImportWriter(ImportWriter):
             The job with its progress, and what is to be judged anew: all behind a state event
             that cannot be stored.
         """
-        try:
-            job = await self._store.store(job, pending, outliers, end)
-            self._all_stored()
-            self._in_a_row = 0
-            return job, []
-        except Exception as e:
-            raise_unless_of_an_event(self._database, e)
-            logger.warning("%i events of %s are stored one by one", len(pending), self._room_id)
         waiting = deque(pending.values())
-        while waiting:
-            one = waiting.popleft()
-            event = one.admitted.event
+        while True:
+            events = {one.admitted.event.event_id: one for one in waiting}
             try:
-                job = await self._store.store(job, {event.event_id: one}, outliers)
-                self._in_a_row = 0
-            except Exception as e:
-                raise_unless_of_an_event(self._database, e)
-                logger.exception("%s cannot be stored", event.event_id)
-                self._in_a_row += 1
-                held = outliers.get(event.event_id)
-                in_states = event.is_state() and held is not None and not held.rejected
-                # No repair would find that it is missing in the states behind it.
-                if in_states or self._in_a_row > _MOST_IN_A_ROW:
-                    raise
-                spare = one.as_rejected(Skip.UNSTORABLE, in_words(e))
-                job = await self._store_spare(job, spare, outliers, left_out)
-                if event.is_state():
-                    break
-        for one in waiting:
-            self._forget(one)
+                job = await self._store.store(job, events, outliers, end)
+                break
+            except NotStored as e:
+                job = e.job
+                waiting = deque(one for i, one in events.items() if i not in e.stored)
+                if e.stored:
+                    self._in_a_row = 0
+            some = min(len(waiting), _PER_TRANSACTION)
+            logger.warning("%i events of %s are stored one by one", some, self._room_id)
+            for _ in range(some):
+                one = waiting.popleft()
+                job, stored = await self._store_alone(job, one, outliers, left_out)
+                if not stored and one.admitted.event.is_state() and waiting:
+                    for behind in waiting:
+                        self._forget(behind)
+                    self._all_stored()
+                    return job, [behind.admitted for behind in waiting]
+        if waiting:
+            self._in_a_row = 0
         self._all_stored()
-        if end is not None and not waiting:
-            job = await self._store.store(job, {}, outliers, end)
-        return job, [one.admitted for one in waiting]
+        return job, []
+
+    async def _store_alone(
+        self,
+        job: ImportJob,
+        one: Arriving,
+        outliers: Mapping[str, Outlier],
+        left_out: list[Skipped],
+    ) -> tuple[ImportJob, bool]:
+        """Stores an event and, where Synapse fails at that, lets a repair see to it.
+
+        Returns:
+            The job with its progress, and whether the event is stored as it is.
+        """
+        event = one.admitted.event
+        try:
+            job = await self._store.store(job, {event.event_id: one}, outliers)
+        except NotStored as e:
+            if event.event_id in e.stored:
+                return e.job, True
+            logger.exception("%s cannot be stored", event.event_id)
+            self._in_a_row += 1
+            held = outliers.get(event.event_id)
+            in_states = event.is_state() and held is not None and not held.rejected
+            # No repair would find that it is missing in the states behind it.
+            if in_states or self._in_a_row > _MOST_IN_A_ROW:
+                raise e.error from None
+            spare = one.as_rejected(Skip.UNSTORABLE, in_words(e.error))
+            return await self._store_spare(e.job, spare, outliers, left_out), False
+        self._in_a_row = 0
+        return job, True
 
     async def _store_spare(
         self,
@@ -279,11 +304,10 @@ class SynapseImportWriter(ImportWriter):
         self._forget(spare)
         try:
             job = await self._store.store(job, {event.event_id: spare}, outliers)
-        except Exception as e:
-            raise_unless_of_an_event(self._database, e)
+        except NotStored as e:
             assert spare.skipped is not None
             left_out.append(spare.skipped)
-            return job
+            return e.job
         self._states.take(event.event_id, spare.context)
         self._checker.keep_unstored(event, rejected=True)
         return job

@@ -7,6 +7,7 @@ rules are in a JSON file, read again when it changes:
     [{"transaction": "persist_events", "seconds": 0.3}]
     [{"transaction": "persist_events", "hold": 2}]
     [{"transaction": "persist_events", "fail": 2}]
+    [{"transaction": "persist_events", "stumble": 3}]
 
 `kill` ends the process, as `kill -9` does, just before the commit of the nth such transaction
 since the file was read, or just after it, or `amid` it: before its second statement, for SQLite
@@ -15,7 +16,8 @@ gone by then: a new start is left alone.
 With `"since": {"transaction": "…", "nth": 7}`, only those count that come after the 7th such one.
 `seconds` is how long every such transaction waits before it begins, with nothing held; `hold`
 lets the nth and all that follow wait for as long as there is a rule with the word. `fail` lets
-so many fail, as where somebody else keeps the database locked.
+so many fail, as where somebody else keeps the database locked. With `stumble`, what runs so many
+of them fails over each once it is committed.
 """
 
 from __future__ import annotations
@@ -55,7 +57,12 @@ class Brake:
                     self._counts["hold " + desc] += 1
                     while self._holds(desc):
                         await api.sleep(0.02)
-            return await run(desc, *args, **kwargs)
+            result = await run(desc, *args, **kwargs)
+            for rule in self._rules_for(desc):
+                if rule.get("stumble", 0) > self._counts["stumble " + desc]:
+                    self._counts["stumble " + desc] += 1
+                    raise RuntimeError("stumbled")
+            return result
 
         def braked(
             conn: Any, desc: str, a: Any, b: Any, c: Any, func: Any, *args: Any, **kwargs: Any
