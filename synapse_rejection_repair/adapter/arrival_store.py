@@ -173,10 +173,6 @@ class ArrivalStore:
             await self._database.run("note_import", progress.note, ())
             return progress.job
 
-        meanwhile = None if end is None else end.meanwhile
-        # PostgreSQL works in a process of its own, SQLite alone only as it commits.
-        begun = None if self._database.shared_connection else meanwhile
-
         def stored(txn: LoggingTransaction, event_ids: Collection[str]) -> None:
             self._require_room(txn)
             # Synapse sees to this for accepted events alone: clients would ask others for these.
@@ -188,12 +184,12 @@ class ArrivalStore:
                 complete(txn, job.job_id, "import", now, pdus, completes)
             extend_threads(txn, self._room_id, event_ids)
             progress.note(txn, event_ids)
-            if meanwhile is not None and begun is None:
-                meanwhile()
+            if end is not None:
+                end.meanwhile()
 
         with (
             self._hooks.storing_anew(anew, take),
-            self._arrivals.arriving(list(events), orderings, stored, begun),
+            self._arrivals.arriving(list(events), orderings, stored),
         ):
             try:
                 await self._federation.persist_events_and_notify(

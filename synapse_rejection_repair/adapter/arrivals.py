@@ -10,6 +10,7 @@ import attr
 from synapse.server import HomeServer
 from synapse.storage.database import LoggingTransaction, make_in_list_sql_clause
 
+from synapse_rejection_repair.adapter.search_entries import SearchEntries
 from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.spans import Span, spans_of, together
 
@@ -23,7 +24,6 @@ _RESERVED_AT_ONCE = 10_000
 class _Arrival:
     orderings: Mapping[str, int]
     stored: Stored
-    begun: Callable[[], None] | None
     given: dict[str, int] = attr.Factory(dict)
 
 
@@ -52,6 +52,7 @@ class ArrivalHooks:
         assert persist_events is not None
         self._persist_events = persist_events
         self._id_gen = persist_events._backfill_id_gen
+        self._search_entries = SearchEntries(hs)
 
         self._persist_txn = persist_events._persist_events_txn
         persist_events._persist_events_txn = self._persist_events_txn
@@ -75,7 +76,6 @@ class ArrivalHooks:
         event_ids: Collection[str],
         orderings: Mapping[str, int],
         stored: Stored,
-        begun: Callable[[], None] | None = None,
     ) -> Iterator[None]:
         """While it lasts, storing one of the events is part of an import.
 
@@ -84,9 +84,8 @@ class ArrivalHooks:
             orderings: the stream orderings of those of them that get one.
             stored: called in the transaction that stores them, with those of the events
                 that it stores; may be called again with the same ones.
-            begun: called as each transaction that stores some of them begins to.
         """
-        arrival = _Arrival(orderings, stored, begun)
+        arrival = _Arrival(orderings, stored)
         self._arriving.update(dict.fromkeys(event_ids, arrival))
         try:
             yield
@@ -107,12 +106,11 @@ class ArrivalHooks:
                 arrival.given.setdefault(event.event_id, metadata.stream_ordering)
                 if event.event_id in arrival.orderings:
                     metadata.stream_ordering = arrival.orderings[event.event_id]
-        for begun in {arrival.begun for arrival in ours.values()}:
-            if begun is not None:
-                begun()
-        self._persist_txn(txn, **kwargs)
         if not ours:
+            self._persist_txn(txn, **kwargs)
             return
+        with self._search_entries.together(txn):
+            self._persist_txn(txn, **kwargs)
         rooms = {event.event_id: event.room_id for event, _ in kwargs["events_and_contexts"]}
         self._forget_redacted_relations(txn, ours, rooms)
         if self._replicates and any(arrival.orderings for arrival in ours.values()):
