@@ -1,13 +1,14 @@
 """How the rate of an import depends on the room's size: `python -m bench.import_growth`.
 
-Rooms of two sizes take turns, the small before and after each large one, since a machine's speed
-changes from minute to minute. Each is imported into a server of its own, as one that is about to
+Rooms of two sizes take turns, since a machine's speed changes from minute to minute: each large one
+is compared with the small ones before and after it, and the result is the median. Each is imported into a server of its own, as one that is about to
 take over does: what else is in a database is no matter of the room's size.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import tempfile
 from contextlib import ExitStack
@@ -63,8 +64,15 @@ def run(small: int, large: int, rounds: int, database: str, install: Install) ->
                 finally:
                     b.stop()
             row(f"{size} events", f"{rates[size][-1]:.0f}/s")
-        ratio = statistics.median(rates[large]) / statistics.median(rates[small])
-        row("medians: large / small", f"{ratio:.2f} x")
+        around = itertools.pairwise(rates[small])
+        ratios = [
+            one / statistics.mean(both) for one, both in zip(rates[large], around, strict=True)
+        ]
+        row("large / small", f"{statistics.median(ratios):.2f} x, of {_in_short(ratios)}")
+
+
+def _in_short(ratios: list[float]) -> str:
+    return ", ".join(f"{ratio:.2f}" for ratio in sorted(ratios))
 
 
 def main() -> None:

@@ -9,9 +9,9 @@ from synapse.storage.database import LoggingTransaction
 
 from synapse_rejection_repair.adapter.database import Database
 
-_WHILE_STORING = {"cache_size": -32_768, "wal_autocheckpoint": 8_000}
+_WHILE_STORING = {"cache_size": -32_768, "wal_autocheckpoint": 16_000}
 """The settings of SQLite's (its documentation, "PRAGMA Statements"): 32 MB instead of 2, and a
-checkpoint after 8,000 pages instead of 1,000.
+checkpoint after 16,000 pages instead of 1,000.
 
 The ids of events are random, so each event that is stored touches another page of each index,
 which does not fit into 2 MB for long, and which a checkpoint writes to its place again and again.
