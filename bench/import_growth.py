@@ -1,8 +1,9 @@
 """How the rate of an import depends on the room's size: `python -m bench.import_growth`.
 
 Rooms of two sizes take turns, since a machine's speed changes from minute to minute: each large one
-is compared with the small ones before and after it, and the result is the median. Each is imported into a server of its own, as one that is about to
-take over does: what else is in a database is no matter of the room's size.
+is compared with the small ones before and after it, and the result is the median. Each is imported
+into a server of its own, as one that is about to take over does: what else is in a database is no
+matter of the room's size.
 """
 
 from __future__ import annotations
