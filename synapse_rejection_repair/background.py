@@ -9,6 +9,7 @@ from typing import Generic
 import attr
 
 from synapse_rejection_repair.domain.job import Job, Progress, Request, Status
+from synapse_rejection_repair.domain.traces import trace
 from synapse_rejection_repair.errors import RepairError
 from synapse_rejection_repair.ports import Clock
 from synapse_rejection_repair.ports_jobs import JobStore, Meter, Runner
@@ -121,8 +122,8 @@ class Background(Generic[Request, Progress]):
                 self._troubled_ms[job.job_id] = self._clock.now_ms()
                 await self._wait(name, job, trouble)
                 return False
-            # The message of an unknown error could hold anything; the log has it.
-            logger.exception("%s: failed", name)
+            # The message of an unknown error could hold anything.
+            logger.error("%s: failed\n%s", name, trace(e))
             reason = f"An unexpected {type(e).__name__} ended the job: see Synapse's log"
             job = await self._failed(job, reason)
         self._troubled_ms.pop(job.job_id, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 
+from synapse_rejection_repair.domain.traces import trace
 from synapse_rejection_repair.ports import Clock
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ async def until_it_succeeds(
         except Exception as e:
             reason = trouble(e)
             if reason is None:
-                logger.exception("%s: failed, and is tried again", name)
+                logger.error("%s: failed, and is tried again\n%s", name, trace(e))
             else:
                 logger.warning("%s: waits: %s", name, reason)
         else:

@@ -217,6 +217,33 @@ def one_by_one(server: Server) -> list[int]:
     return [int(count) for count in counts]
 
 
+@pytest.mark.postgres
+def test_the_log_does_not_repeat_what_somebody_wrote(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """PostgreSQL says of a row that it refuses what is in it."""
+    said: list[str] = []
+
+    def talk(world: OldWorld) -> None:
+        said.append(world.alice.send_message(world.room_id, "Ultracrepidarian"))
+        world.alice.send_message(world.room_id, "The one that B was given at its join")
+
+    with old_world(
+        tmp_path, "11", b_database=database(request, "postgres"), messages=2, spoil=talk
+    ) as world:
+        world.b.stop()
+        world.b.database.execute(
+            f"ALTER TABLE event_search ADD CONSTRAINT refused CHECK (event_id <> '{said[0]}')"
+        )
+        world.b.start()
+        job = world.import_room()
+        assert (job["status"], job["skipped"]) == ("complete", {"unstorable": 1}), job
+        (entry,) = world.b.errors_in_log()
+        assert f"{said[0]} cannot be stored" in entry
+        assert "SQLSTATE 23514, table event_search, constraint refused" in entry
+        assert "ultracrepidarian" not in world.b.log_text().lower()
+
+
 @pytest.mark.parametrize("kind", DATABASES)
 def test_it_fails_over_what_is_stored_already(
     request: pytest.FixtureRequest, tmp_path: Path, kind: str

@@ -21,6 +21,7 @@ from synapse.storage.databases.main.state_deltas import StateDelta
 from synapse_rejection_repair.adapter.database import Database
 from synapse_rejection_repair.adapter.tables import JOURNAL
 from synapse_rejection_repair.domain.steps import Action
+from synapse_rejection_repair.domain.traces import trace
 from synapse_rejection_repair.domain.undo import UNDO
 
 logger = logging.getLogger(__name__)
@@ -90,9 +91,9 @@ class UndoneStatistics:
         if gone:
             try:
                 await self._count_back(deltas, await self._undone(gone), rooms)
-            except Exception:
+            except Exception as e:
                 # Nobody's statistics are to stop by an undoing.
-                logger.exception("What was undone stays in the statistics")
+                logger.error("What was undone stays in the statistics\n%s", trace(e))
         return rooms, users
 
     async def _undone(self, event_ids: set[str]) -> set[str]:

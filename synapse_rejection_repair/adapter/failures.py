@@ -21,7 +21,7 @@ def raise_unless_of_an_event(database: Database, error: Exception) -> None:
 def in_words(error: Exception) -> str:
     """What to say of an error that Synapse has failed with.
 
-    Its message could hold anything; the log has it.
+    Its message could hold anything; where it was raised is in the log.
     """
     return f"Synapse failed to store it, with {type(error).__name__}: see Synapse's log"
 

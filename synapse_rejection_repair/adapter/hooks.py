@@ -23,6 +23,7 @@ from synapse.util.duration import Duration
 
 from synapse_rejection_repair.adapter.takeaway import TakenAway, put_back
 from synapse_rejection_repair.domain.model import StateIds
+from synapse_rejection_repair.domain.traces import trace
 
 logger = logging.getLogger(__name__)
 
@@ -225,9 +226,10 @@ class PersistenceHooks:
                     continue
                 try:
                     pairs[number] = event, await renew(event, context, known)
-                except Exception:
+                except Exception as e:
                     # Nobody else's event is to fail by a repair: the next pass mends its state.
-                    logger.exception("The state at %s is stored as it came", event.event_id)
+                    where = trace(e)
+                    logger.error("The state at %s is stored as it came\n%s", event.event_id, where)
         return await self._persist_batch(room_id, task)
 
     async def _refuse_stale(self, gate: _Gate, task: Any) -> None:
@@ -238,10 +240,10 @@ class PersistenceHooks:
         ]
         try:
             stale = await gate.find_stale(others, task.backfilled) - gate.refused
-        except Exception:
+        except Exception as e:
             # Nobody else's event is to fail by a repair: the next repair mends its state.
             ids = [event.event_id for event, _ in others]
-            logger.exception("Stored as they came: %s", ids)
+            logger.error("Stored as they came: %s\n%s", ids, trace(e))
             return
         if stale:
             logger.info("To be made or judged again before they are stored: %s", sorted(stale))

@@ -34,6 +34,7 @@ from synapse_rejection_repair.adapter.rooms import SynapseRooms
 from synapse_rejection_repair.domain.imports import ImportJob, ImportRequest, Skip, Skipped
 from synapse_rejection_repair.domain.source import Position, SourceEvent
 from synapse_rejection_repair.domain.spans import Span, without
+from synapse_rejection_repair.domain.traces import trace
 from synapse_rejection_repair.ports import Clock
 from synapse_rejection_repair.ports_imports import ImportWriter, Source, StoreBatch
 
@@ -280,7 +281,7 @@ class SynapseImportWriter(ImportWriter):
         except NotStored as e:
             if event.event_id in e.stored:
                 return e.job, True
-            logger.exception("%s cannot be stored", event.event_id)
+            logger.error("%s cannot be stored\n%s", event.event_id, trace(e.error))
             self._in_a_row += 1
             held = outliers.get(event.event_id)
             in_states = event.is_state() and held is not None and not held.rejected

@@ -28,6 +28,7 @@ from synapse_rejection_repair.domain.plan import Plan
 from synapse_rejection_repair.domain.repair import RepairJob
 from synapse_rejection_repair.domain.spans import lowest_of
 from synapse_rejection_repair.domain.steps import Action, Step
+from synapse_rejection_repair.domain.traces import trace
 from synapse_rejection_repair.ports import Clock, StateLookup
 
 logger = logging.getLogger(__name__)
@@ -166,7 +167,7 @@ class Receiving:
             if error is None:
                 stored.add(event.event_id)
                 continue
-            logger.error("%s cannot be stored", event.event_id, exc_info=error)
+            logger.error("%s cannot be stored\n%s", event.event_id, trace(error))
             self._failures.note(job.room_id, event.event_id, error)
             if event.is_state():
                 break

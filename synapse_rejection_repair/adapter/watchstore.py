@@ -15,6 +15,7 @@ from synapse_rejection_repair.adapter.failures import raise_unless_of_an_event
 from synapse_rejection_repair.adapter.tables import ALERTS, SEEN
 from synapse_rejection_repair.domain.batches import batches
 from synapse_rejection_repair.domain.listing import Listing, Page
+from synapse_rejection_repair.domain.traces import trace
 from synapse_rejection_repair.domain.watch import (
     Alert,
     Begun,
@@ -60,7 +61,8 @@ class SynapseWatchStore(WatchStore):
             raise_unless_of_an_event(self._database, e)
             if len(rejections) == 1:
                 # Rather one that is not noticed than none from now on.
-                logger.exception("That %s was rejected is not recorded", rejections[0].event_id)
+                lost = rejections[0].event_id
+                logger.error("That %s was rejected is not recorded\n%s", lost, trace(e))
                 return
             for rejection in rejections:
                 await self.record([rejection])
