@@ -52,6 +52,11 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         ("txn", "event"),
     ),
     (
+        "synapse.storage.databases.main.search",
+        "SearchWorkerStore.store_search_entries_txn",
+        ("txn", "entries"),
+    ),
+    (
         "synapse.storage.controllers.persist_events",
         "EventsPersistenceStorageController._persist_event_batch",
         ("room_id", "task"),
