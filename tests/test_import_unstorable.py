@@ -263,7 +263,9 @@ def test_it_fails_over_what_is_stored_already(
         assert (job["status"], job["skipped"]) == ("complete", {}), job
         assert job["imported"] == len(theirs - before)
         assert b.rejected(r) == set() and accepted(b, r) >= theirs
-        assert any("stored one by one" in line for line in b.log_text().splitlines())
+        failed = [line for line in b.errors_in_log() if f"events of {r} that are stored" in line]
+        assert failed and all("builtins.RuntimeError" in entry for entry in failed)
+        assert one_by_one(b) == []
         assert states(b, theirs) == states(world.a, theirs)
         assert inconsistencies(b, r) == {}
 

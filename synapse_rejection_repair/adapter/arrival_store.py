@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import attr
@@ -30,8 +31,11 @@ from synapse_rejection_repair.domain.imports import (
 )
 from synapse_rejection_repair.domain.source import Position
 from synapse_rejection_repair.domain.spans import lowest_of
+from synapse_rejection_repair.domain.traces import trace
 from synapse_rejection_repair.errors import NotInRoom
 from synapse_rejection_repair.ports import Clock
+
+logger = logging.getLogger(__name__)
 
 Jobs = SynapseJobStore[ImportRequest, ImportProgress]
 
@@ -88,7 +92,7 @@ class NotStored(Exception):
 
     Attributes:
         job: the import, with its progress up to there.
-        stored: those of the events that are stored all the same.
+        stored: those of the events that are stored all the same, not all.
         error: what Synapse has raised.
     """
 
@@ -199,7 +203,14 @@ class ArrivalStore:
                 )
             except Exception as e:
                 raise_unless_of_an_event(self._database, e)
-                raise NotStored(progress.job, frozenset(progress.event_ids), e) from e
+                if progress.event_ids < events.keys():
+                    raise NotStored(progress.job, frozenset(progress.event_ids), e) from e
+                logger.error(
+                    "Synapse failed over %i events of %s that are stored\n%s",
+                    len(events),
+                    self._room_id,
+                    trace(e),
+                )
         return progress.job
 
     async def close_gaps(self, job_id: str) -> None:

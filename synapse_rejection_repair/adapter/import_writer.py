@@ -258,6 +258,7 @@ class SynapseImportWriter(ImportWriter):
                         self._forget(behind)
                     self._all_stored()
                     return job, [behind.admitted for behind in waiting]
+        # To note the end of a batch alone says nothing about its events.
         if waiting:
             self._in_a_row = 0
         self._all_stored()
@@ -279,8 +280,6 @@ class SynapseImportWriter(ImportWriter):
         try:
             job = await self._store.store(job, {event.event_id: one}, outliers)
         except NotStored as e:
-            if event.event_id in e.stored:
-                return e.job, True
             logger.error("%s cannot be stored\n%s", event.event_id, trace(e.error))
             self._in_a_row += 1
             held = outliers.get(event.event_id)
