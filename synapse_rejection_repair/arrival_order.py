@@ -11,6 +11,12 @@ from synapse_rejection_repair.domain.imports import Held, Skip, Skipped
 from synapse_rejection_repair.domain.source import Position, SourceEvent
 from synapse_rejection_repair.ports_imports import ImportTarget, Source
 
+_PAGES_READ = 4
+_MOST_READ = 400
+"""For how many pages events are read at a time, and how many at most: what is asked of both
+databases is then asked once for all of them. Chosen with `bench.import_ways`.
+"""
+
 
 class ArrivalOrder:
     """The events that have to arrive, parents first, in the source's order where that allows it.
@@ -20,7 +26,7 @@ class ArrivalOrder:
         target: this server.
         room_id: the room.
         after: the position before which everything is decided.
-        page: how many events are read at a time, and given at once at most.
+        page: how many events are given at once at most.
     """
 
     def __init__(
@@ -38,7 +44,7 @@ class ArrivalOrder:
         self,
     ) -> AsyncGenerator[tuple[list[SourceEvent], list[Skipped], Position], None]:
         """Batches of events to store, the events skipped since, and what is decided then."""
-        while page := await self._source.history(self._room_id, self._read, self.page):
+        while page := await self._source.history(self._room_id, self._read, self._to_read()):
             self._read = page[-1].position
             async for events, skipped in self._sorted(page):
                 yield events, skipped, self._decided
@@ -49,6 +55,9 @@ class ArrivalOrder:
             async for full in self._settle(batch):
                 yield full, [], self._decided
         yield batch.events, [], self._read
+
+    def _to_read(self) -> int:
+        return max(self.page, min(self.page * _PAGES_READ, _MOST_READ))
 
     async def _sorted(
         self, page: Sequence[SourceEvent]

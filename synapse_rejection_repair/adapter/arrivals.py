@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import attr
+from synapse.events.snapshot import EventPersistencePair
 from synapse.server import HomeServer
 from synapse.storage.database import LoggingTransaction, make_in_list_sql_clause
 
@@ -35,7 +36,7 @@ class ArrivalHooks:
     the older one as the newer. So a range is set aside beforehand, and given out from the
     lowest up.
 
-    Wraps `PersistEventsStore._persist_events_txn` and, where Synapse has it,
+    Wraps `PersistEventsStore._persist_events_txn`, `_add_to_cache` and, where Synapse has it,
     `_apply_existing_redaction_txn`, on the object of this process (read in Synapse 1.151.0
     and 1.163.2). For events that no import has announced they only look into an empty dict.
 
@@ -56,6 +57,8 @@ class ArrivalHooks:
 
         self._persist_txn = persist_events._persist_events_txn
         persist_events._persist_events_txn = self._persist_events_txn
+        self._cache_txn = persist_events._add_to_cache
+        persist_events._add_to_cache = self._add_to_cache
         self._redact_txn: Any = getattr(persist_events, "_apply_existing_redaction_txn", None)
         if self._redact_txn is not None:
             persist_events._apply_existing_redaction_txn = self._apply_existing_redaction_txn
@@ -163,6 +166,17 @@ class ArrivalHooks:
                 if event_id in arrival.orderings
             ],
         )
+
+    def _add_to_cache(
+        self, txn: LoggingTransaction, events_and_contexts: list[EventPersistencePair]
+    ) -> None:
+        """Leaves Synapse's cache to the events that somebody reads.
+
+        An old history would push all of them out. What the cache had of its events is gone by
+        then: Synapse forgets whatever it stores at the beginning of the transaction.
+        """
+        others = [one for one in events_and_contexts if one[0].event_id not in self._arriving]
+        self._cache_txn(txn, others)
 
     def _apply_existing_redaction_txn(
         self, txn: LoggingTransaction, room_id: str, room_version: Any, **kwargs: Any

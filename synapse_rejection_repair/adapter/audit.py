@@ -52,6 +52,11 @@ _EXPECTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         ("txn", "event"),
     ),
     (
+        "synapse.storage.databases.main.events",
+        "PersistEventsStore._add_to_cache",
+        ("txn", "events_and_contexts"),
+    ),
+    (
         "synapse.storage.databases.main.search",
         "SearchWorkerStore.store_search_entries_txn",
         ("txn", "entries"),
