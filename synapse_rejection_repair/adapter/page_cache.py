@@ -9,8 +9,8 @@ from synapse.storage.database import LoggingTransaction
 
 from synapse_rejection_repair.adapter.database import Database
 
-_WHILE_STORING = {"cache_size": -32_768, "wal_autocheckpoint": 16_000}
-"""The settings of SQLite's (its documentation, "PRAGMA Statements"): 32 MB instead of 2, and a
+_WHILE_STORING = {"cache_size": -49_152, "wal_autocheckpoint": 16_000}
+"""The settings of SQLite's (its documentation, "PRAGMA Statements"): 48 MB instead of 2, and a
 checkpoint after 16,000 pages instead of 1,000.
 
 The ids of events are random, so each event that is stored touches another page of each index,
