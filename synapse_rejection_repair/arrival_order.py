@@ -14,7 +14,7 @@ from synapse_rejection_repair.ports_imports import ImportTarget, Source
 _PAGES_READ = 4
 _MOST_READ = 400
 """For how many pages events are read at a time, and how many at most: what is asked of both
-databases is then asked once for all of them. Chosen with `bench.import_ways`.
+databases is then asked once for all of them.
 """
 
 
@@ -57,7 +57,7 @@ class ArrivalOrder:
         yield batch.events, [], self._read
 
     def _to_read(self) -> int:
-        return max(self.page, min(self.page * _PAGES_READ, _MOST_READ))
+        return min(self.page * _PAGES_READ, _MOST_READ)
 
     async def _sorted(
         self, page: Sequence[SourceEvent]

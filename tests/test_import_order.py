@@ -39,6 +39,7 @@ class Books:
     rejected: Collection[str] = ()
     read: int = 0
     calls: int = 0
+    pages: int = 0
 
     def _event(self, event_id: str) -> SourceEvent:
         position = Position(self.depths[event_id], list(self.parents).index(event_id))
@@ -49,6 +50,7 @@ class Books:
         events = sorted(map(self._event, self.parents), key=lambda e: e.position)
         found = [e for e in events if e.position > after][:limit]
         self.read += len(found)
+        self.pages += 1
         return found
 
     async def events(self, room_id: str, event_ids: Collection[str]) -> dict[str, SourceEvent]:
@@ -110,6 +112,17 @@ def test_what_one_lied_depth_frees_comes_a_page_at_a_time() -> None:
     assert books.calls <= number // page + page
     assert came.cursors == sorted(came.cursors)
     assert came.cursors[-1] == Position(number, 2 * number - 1)
+
+
+def test_the_databases_are_asked_for_several_pages_at_once() -> None:
+    ids = [f"${n:03}" for n in range(100)]
+    parents = {i: ids[n - 1 : n] if n else [] for n, i in enumerate(ids)}
+    books = Books(parents, dict.fromkeys(ids, 1))
+    came = arrive(books, 10)
+    assert came.events == ids
+    assert came.batches[:10] == [10] * 10
+    assert books.pages <= 4
+    assert came.waiting <= 40
 
 
 histories = st.lists(
