@@ -51,6 +51,8 @@ from tests.test_import_edges import (
 )
 
 PER_TRANSACTION = 100
+AHEAD = [25, 25, 25, 25]
+"""Of how many events the batches are that are read before the first is stored."""
 CANCEL = "rejection_repair_cancel_job"
 CLOSE = "rejection_repair_close_gaps"
 DATABASES = ["sqlite", pytest.param("postgres", marks=[pytest.mark.postgres, pytest.mark.slow])]
@@ -103,8 +105,8 @@ def test_killed_between_the_transactions_of_a_batch(
         spoil=talk,
     ) as world:
         theirs, before = accepted(world.a, world.room_id), accepted(world.b, world.room_id)
-        # The first batches, read ahead, are of a few events, lest somebody is waiting.
-        brake(control, {"transaction": PERSIST, "nth": 5, "kill": "before"})
+        # The batches ahead, a hundred, another.
+        brake(control, {"transaction": PERSIST, "nth": len(AHEAD) + 2, "kill": "before"})
         import_id = world.start_import()
         wait_for(lambda: not world.b.running, what="B to be killed")
         world.b.kill()

@@ -193,7 +193,7 @@ class ArrivalStore:
 
         with (
             self._hooks.storing_anew(anew, take),
-            self._arrivals.arriving(list(events), orderings, stored),
+            self._arrivals.arriving(list(events), orderings, stored, unread=True),
         ):
             try:
                 await self._federation.persist_events_and_notify(

@@ -25,6 +25,7 @@ _RESERVED_AT_ONCE = 10_000
 class _Arrival:
     orderings: Mapping[str, int]
     stored: Stored
+    unread: bool
     given: dict[str, int] = attr.Factory(dict)
 
 
@@ -79,16 +80,19 @@ class ArrivalHooks:
         event_ids: Collection[str],
         orderings: Mapping[str, int],
         stored: Stored,
+        *,
+        unread: bool = False,
     ) -> Iterator[None]:
-        """While it lasts, storing one of the events is part of an import.
+        """While it lasts, storing one of the events is part of an import, or a repair.
 
         Args:
             event_ids: the events.
             orderings: the stream orderings of those of them that get one.
             stored: called in the transaction that stores them, with those of the events
                 that it stores; may be called again with the same ones.
+            unread: they are so old that nobody is about to read them.
         """
-        arrival = _Arrival(orderings, stored)
+        arrival = _Arrival(orderings, stored, unread)
         self._arriving.update(dict.fromkeys(event_ids, arrival))
         try:
             yield
@@ -175,8 +179,13 @@ class ArrivalHooks:
         An old history would push all of them out. What the cache had of its events is gone by
         then: Synapse forgets whatever it stores at the beginning of the transaction.
         """
-        others = [one for one in events_and_contexts if one[0].event_id not in self._arriving]
-        self._cache_txn(txn, others)
+
+        def unread(event_id: str) -> bool:
+            arrival = self._arriving.get(event_id)
+            return arrival is not None and arrival.unread
+
+        read = [one for one in events_and_contexts if not unread(one[0].event_id)]
+        self._cache_txn(txn, read)
 
     def _apply_existing_redaction_txn(
         self, txn: LoggingTransaction, room_id: str, room_version: Any, **kwargs: Any
